@@ -1,16 +1,16 @@
 """Everything that antivenom raises on purpose. A message repeats the caller's value and says what to do.
 
-    AntivenomError
-    ├── InputError (ValueError)     something the caller handed in
-    │   ├── DataError               a root, a file, a column or a set that is missing or malformed
-    │   │   ├── ImageError          one image: unreadable, truncated, not finite, out of range, wrong channels
-    │   │   ├── LabelError          a label outside the classes, or of the wrong kind
-    │   │   └── SplitError          a patient, subject or lesion in more than one split
-    │   ├── WeightsError            a weight file that is unsafe, damaged or does not fit
-    │   └── SettingsError           a protocol, preset or option that cannot be
-    ├── ModelError                  a model in training mode, or one that answers in the wrong shape
-    ├── RecordsError                a run folder that belongs to another run, or cannot be written
-    └── NotMeasuredError            a report was asked to state what no record shows
+AntivenomError
+├── InputError (ValueError)     something the caller handed in
+│   ├── DataError               a root, a file, a column or a set that is missing or malformed
+│   │   ├── ImageError          one image: unreadable, truncated, not finite, out of range, wrong channels
+│   │   ├── LabelError          a label outside the classes, or of the wrong kind
+│   │   └── SplitError          a patient, subject or lesion in more than one split
+│   ├── WeightsError            a weight file that is unsafe, damaged or does not fit
+│   └── SettingsError           a protocol, preset or option that cannot be
+├── ModelError                  a model in training mode, or one that answers in the wrong shape
+├── RecordsError                a run folder that belongs to another run, or cannot be written
+└── NotMeasuredError            a report was asked to state what no record shows
 """
 
 from __future__ import annotations

@@ -1,1 +1,109 @@
-""""""
+"""The attacks, one paper a file, and the table of what each can do."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from antivenom.attacks.bim import bim
+from antivenom.attacks.fgsm import fgsm
+from antivenom.attacks.mim import mim
+from antivenom.attacks.noise import noise
+from antivenom.attacks.pgd import pgd
+from antivenom.attacks.result import FOOLED, SPENT, AttackResult, Until
+from antivenom.attacks.square import square
+from antivenom.errors import SettingsError
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+
+
+class Sees(Enum):
+    """What an attack needs of the model."""
+
+    GRADIENT = "gradient"  # white box
+    SCORES = "scores"  # black box, logits or probabilities
+    NOTHING = "nothing"  # a control
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One row of the table.
+
+    Attributes:
+        run: the attack; called as the row itself is called.
+        title: name in a report.
+        sees: what it needs of the model.
+        norms: perturbation sets that it takes.
+        iterative: whether it spends a budget of steps or queries.
+        summary: what it does, in a sentence for a reader who attacks no models.
+    """
+
+    run: Callable[..., AttackResult]
+    title: str
+    sees: Sees
+    norms: frozenset[type[PerturbationSet]]
+    iterative: bool
+    summary: str
+
+    def __call__(self, *args: Any, **settings: Any) -> AttackResult:
+        """Run the attack."""
+        return self.run(*args, **settings)
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Names of what can be set, beside what every attack takes."""
+        common = {"model", "x", "goal", "allowed", "until", "generator"}
+        return frozenset(inspect.signature(self.run).parameters) - common
+
+    @property
+    def reference(self) -> tuple[str, str]:
+        """The paper and its address, as the head of the attack's module cites them."""
+        head = " ".join((inspect.getdoc(inspect.getmodule(self.run)) or "").split())
+        match = re.search(r"([A-Z][^.]*?, [\"“].*?)[,.]? (https://\S+?)[,.]?(?: |$)", head)
+        return (match[1], match[2]) if match else ("", "")
+
+
+BOTH = frozenset({Linf, L2})
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Attack(
+        fgsm, "FGSM", Sees.GRADIENT, BOTH, False, "moves every pixel once, in the direction that raises the model's error"
+    ),
+    "bim": Attack(
+        bim, "BIM", Sees.GRADIENT, BOTH, True, "takes small steps up the model's error, starting from the image itself"
+    ),
+    "pgd": Attack(
+        pgd, "PGD", Sees.GRADIENT, BOTH, True, "takes small steps up the model's error, starting from random points nearby"
+    ),
+    "mim": Attack(
+        mim, "MIM", Sees.GRADIENT, BOTH, True, "takes small steps along an average of past directions, which transfers better"
+    ),
+    "square": Attack(
+        square,
+        "Square",
+        Sees.SCORES,
+        frozenset({Linf}),
+        True,
+        "tries random squares and keeps those that help, seeing scores only",
+    ),
+    "noise": Attack(
+        noise, "Random noise", Sees.NOTHING, BOTH, False, "adds random noise of the same size without looking at the model"
+    ),
+}
+
+
+def attack(name: str) -> Attack:
+    """The row of an attack.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name not in ATTACKS:
+        raise SettingsError(f"no attack {name!r}; there are {', '.join(ATTACKS)}")
+    return ATTACKS[name]
+
+
+__all__ = ["ATTACKS", "FOOLED", "SPENT", "Attack", "AttackResult", "Sees", "Until", "attack"]

@@ -1,1 +1,1 @@
-""""""
+"""What the adversary wants and may do."""

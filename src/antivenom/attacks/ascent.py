@@ -1,0 +1,256 @@
+"""The loop that all attacks with a fixed budget share: who is in the batch, who leaves it, what is kept of each image.
+
+Every image has its own step and restart. An image that is done, since it fools the model or since its budget is spent,
+makes room for one that waits: so only images that still resist cost anything, and the batch stays full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from antivenom.attacks.problem import Problem
+from antivenom.attacks.result import AttackResult, Until
+from antivenom.threat.goals import Goal
+from antivenom.threat.objectives import Objective
+
+State = tuple[Tensor, ...]  # what an attack remembers of each image, the batch in front of every tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """One query of the batch: what was shown, how far it met the goal, and what the attack remembers of it."""
+
+    point: Tensor  # (B, C, H, W)
+    margin: Tensor  # (B,)
+    state: State
+    gradients: int = 0  # backward passes spent on each image
+    zero: Tensor | None = None  # (B,) bool: the gradient was zero in every value
+    broken: Tensor | None = None  # (B,) bool: the gradient was not finite
+
+
+class Climber(Protocol):
+    """An attack as the loop sees it; both functions are pure."""
+
+    @property
+    def looks(self) -> int:
+        """Queries of one climb."""
+        ...
+
+    def start(self, problem: Problem, restart: Tensor) -> State:
+        """The state before the first query; `restart` is `(B,)`."""
+        ...
+
+    def look(self, problem: Problem, state: State, step: Tensor) -> Look:
+        """Query once and move on; `step` is `(B,)`, from 0 to `looks` - 1."""
+        ...
+
+
+class Gathered:
+    """What is known of every image so far."""
+
+    def __init__(self, problem: Problem) -> None:
+        count, device = len(problem), problem.x.device
+        self.x_adv = problem.x.clone()
+        self.margin = torch.full((count,), -torch.inf, device=device)
+        self.queries = torch.zeros(count, dtype=torch.int64, device=device)
+        self.gradients = torch.zeros(count, dtype=torch.int64, device=device)
+        self.zero = torch.zeros(count, dtype=torch.int64, device=device)
+        self.broken = torch.zeros(count, dtype=torch.bool, device=device)
+
+    def judge(self, problem: Problem, images: Tensor, points: Tensor, seen: Tensor | None) -> Tensor:
+        """Ask the model that decides (or take what it `seen`), keep what is better, and say which now fool it."""
+        if seen is None:
+            stored, margin = problem.judged(points)
+            self.queries[images] += 1
+        else:
+            stored, margin = points, seen
+        better = margin > self.margin[images]  # a NaN is never better
+        chosen = images[better]
+        self.x_adv[chosen], self.margin[chosen] = stored[better], margin[better]
+        return margin > 0
+
+    def note(self, images: Tensor, look: Look) -> None:
+        """Count what one query cost and what was odd about it."""
+        self.queries[images] += 1
+        self.gradients[images] += look.gradients
+        if look.zero is not None:
+            self.zero[images] += look.zero
+        if look.broken is not None:
+            self.broken[images] |= look.broken
+
+    def result(self) -> AttackResult:
+        flags = {
+            "zero-gradient": (self.gradients > 0) & (2 * self.zero > self.gradients),
+            "non-finite-gradient": self.broken,
+        }
+        return AttackResult(self.x_adv, self.margin > 0, self.queries, self.gradients, flags)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """The images in the batch."""
+
+    images: Tensor  # (b,) their places in the problem
+    step: Tensor
+    restart: Tensor
+    height: Tensor  # highest margin of this climb, as the proposer sees it
+    best: Tensor  # the point that had it
+    state: State
+
+    def after(self, look: Look) -> _Flight:
+        higher = look.margin > self.height
+        height = torch.where(higher, look.margin, self.height)
+        best = torch.where(higher.reshape(-1, 1, 1, 1), look.point, self.best)
+        return _Flight(self.images, self.step + 1, self.restart, height, best, look.state)
+
+    def take(self, index: Tensor) -> _Flight:
+        return self._each(lambda tensors: tensors[0][index])
+
+    def joined(self, other: _Flight) -> _Flight:
+        return self._each(torch.cat, other)
+
+    def _each(self, change: Callable[[list[Tensor]], Tensor], *others: _Flight) -> _Flight:
+        flights = [self, *others]
+        return _Flight(
+            change([f.images for f in flights]),
+            change([f.step for f in flights]),
+            change([f.restart for f in flights]),
+            change([f.height for f in flights]),
+            change([f.best for f in flights]),
+            tuple(change(list(tensors)) for tensors in zip(*(f.state for f in flights), strict=True)),
+        )
+
+
+def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until) -> AttackResult:
+    """Run a climber on every image, `problem.victim.batch` of them at a time.
+
+    Args:
+        restarts: climbs per image; with `Until.FOOLED` an image that fools the model starts no other.
+        until: whether an image leaves at the query that fools the model, confirmed by the judge, or climbs to the end.
+    """
+    # A plain model whose images need no rounding has judged a point by the time it is queried.
+    own_judge = problem.victim.judge is problem.victim.propose and problem.allowed.pixels.grid is None
+    found, room = Gathered(problem), problem.victim.batch
+    waiting = torch.arange(len(problem), device=problem.x.device)
+    if until is Until.FOOLED:  # an image that is wrong as it stands needs no attack
+        waiting = waiting[~_judge_clean(problem, found, room)]
+    flight, waiting = _take_off(problem, climber, waiting[:room], 0), waiting[room:]
+    part = problem.take(flight.images)
+    while len(flight.images):
+        look = climber.look(part, flight.state, flight.step)
+        found.note(flight.images, look)
+        flight = flight.after(look)
+        ends = flight.step >= climber.looks
+        asks = ends | ((look.margin > 0) & (until is Until.FOOLED))
+        if not bool(asks.any()):
+            continue
+        leaves = ends.clone()
+        index = asks.nonzero()[:, 0]
+        fooled = found.judge(
+            part.take(index), flight.images[index], flight.best[index], flight.height[index] if own_judge else None
+        )
+        if until is Until.FOOLED:
+            leaves[index] |= fooled
+        again = ends & (flight.restart + 1 < restarts)
+        if until is Until.FOOLED:
+            again[index] &= ~fooled
+        flight, waiting = _replaced(problem, climber, flight, leaves, again, waiting, room)
+        part = problem.take(flight.images)
+    return found.result()
+
+
+def _judge_clean(problem: Problem, found: Gathered, room: int) -> Tensor:
+    every = torch.arange(len(problem), device=problem.x.device)
+    return torch.cat([found.judge(problem.take(part), part, problem.x[part], None) for part in torch.split(every, room)])
+
+
+def _take_off(problem: Problem, climber: Climber, images: Tensor, restart: int | Tensor) -> _Flight:
+    part, zeros = problem.take(images), torch.zeros_like(images)
+    restarts = zeros + restart
+    height = torch.full(images.shape, -torch.inf, dtype=part.x.dtype, device=images.device)
+    return _Flight(images, zeros, restarts, height, part.x.clone(), climber.start(part, restarts))
+
+
+def _replaced(
+    problem: Problem, climber: Climber, flight: _Flight, leaves: Tensor, again: Tensor, waiting: Tensor, room: int
+) -> tuple[_Flight, Tensor]:
+    """The batch without those who leave, with those who start again and as many who wait as there is room for."""
+    stays = flight.take((~leaves).nonzero()[:, 0])
+    if bool(again.any()):
+        stays = stays.joined(_take_off(problem, climber, flight.images[again], flight.restart[again] + 1))
+    free = room - len(stays.images)
+    if free and len(waiting):
+        stays, waiting = stays.joined(_take_off(problem, climber, waiting[:free], 0)), waiting[free:]
+    return stays, waiting
+
+
+@dataclass(frozen=True)
+class GradientClimber:
+    """Follow the gradient of an objective for some steps.
+
+    Attributes:
+        steps: moves per climb; the points before, between and after them are all looked at.
+        begin: problem and restart `(B,)` to the first point.
+        move: problem, point, gradient and memory to the next point and memory.
+        objective: what is climbed.
+        remembers: whether `move` needs a memory shaped as the image; it begins as zeros.
+    """
+
+    steps: int
+    begin: Callable[[Problem, Tensor], Tensor]
+    move: Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    objective: Objective
+    remembers: bool = False
+
+    @property
+    def looks(self) -> int:
+        return self.steps + 1
+
+    def start(self, problem: Problem, restart: Tensor) -> State:
+        point = self.begin(problem, restart)
+        return point, torch.zeros_like(point if self.remembers else point[:, :0])
+
+    def look(self, problem: Problem, state: State, step: Tensor) -> Look:
+        point, memory = state
+        if bool((step == self.steps).all()):  # the last points are only looked at
+            with torch.no_grad():
+                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
+        margin, gradient = ascent_direction(problem, point, self.objective)
+        broken = ~gradient.isfinite().flatten(1).all(1)
+        gradient = gradient.nan_to_num(0, 0, 0)
+        zero = (gradient == 0).flatten(1).all(1)
+        following, memory = self.move(problem, point, gradient, memory)
+        return Look(point, margin, (following, memory), 1, zero, broken)
+
+
+def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The goal's margin `(B,)` at a point and the objective's gradient there, of pixels alone; zero where it is detached."""
+    z = point.detach().requires_grad_()
+    with torch.enable_grad():
+        answer = problem.victim.propose(z)
+        rise = objective(problem.goal, answer).sum()
+        if rise.requires_grad:
+            (gradient,) = torch.autograd.grad(rise, z, allow_unused=True)
+        else:
+            gradient = None
+    return _margin(problem.goal, answer), torch.zeros_like(point) if gradient is None else gradient
+
+
+def _margin(goal: Goal, answer: Tensor) -> Tensor:
+    return goal.margin(answer.detach())
+
+
+def from_the_image(problem: Problem, restart: Tensor) -> Tensor:  # noqa: ARG001 - the same for every restart
+    """Start at the image itself."""
+    return problem.x.clone()
+
+
+def from_a_draw(problem: Problem, restart: Tensor) -> Tensor:
+    """Start at a random point of the perturbation set."""
+    draws = problem.draws.at(restart)
+    return problem.allowed.project(problem.x + problem.allowed.sample(problem.x, draws), problem.x)

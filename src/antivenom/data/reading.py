@@ -1,0 +1,265 @@
+"""The door for pixels: one file to one image `(C, H, W)` float32 in [0, 1].
+
+What a file is, is told by its first bytes, never by its name. A file is refused when it is larger than `MAX_BYTES`, when it
+claims more than `MAX_PIXELS` pixels (before any of them is decoded), when it ends early or when it holds a NaN.
+
+What happens to unusual files: EXIF orientation is applied; a palette is resolved; a transparent pixel is laid over black;
+CMYK becomes RGB; 16-bit grey keeps its 16 bits, 16-bit colour PNG comes in 8 (Pillow's limit). Where grey is wanted of a colour
+file, its luminance is taken (ITU-R BT.601 in 8 bits, which leaves a file with three equal channels as it is).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from antivenom.errors import DataError, ImageError, SettingsError
+
+MAX_PIXELS = 2**26  # 8192 x 8192: the largest mammogram and fundus photograph, with room
+MAX_BYTES = 2**29
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom")
+Fit = Literal["squash", "crop", "pad"]
+Size = int | tuple[int, int]
+
+_PICTURES = ("PNG", "JPEG", "BMP", "TIFF")
+_RANGES = {"bool": 1, "uint8": 255, "uint16": 65535}  # what an array's white is, by its type
+
+
+def read_image(path: str | Path, *, channels: Literal[1, 3] | None = None) -> Tensor:
+    """Read a PNG, JPEG, BMP, TIFF, NPY, NPZ or DICOM file as `(C, H, W)` float32 in [0, 1].
+
+    An array is `(H, W)`, `(H, W, C)` or `(C, H, W)` of bool, uint8, uint16, or of floats in [0, 1]; an NPZ holds one array.
+    A DICOM image is read as it would be displayed; `antivenom.data.dicom.read_dicom` gives its stored values as well.
+
+    Args:
+        path: the file.
+        channels: 1 for grey, 3 for colour; None keeps what the file has.
+
+    Raises:
+        ImageError: the file is missing, unreadable, truncated, too large, of another kind, not finite or out of range.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "dicom":
+        from antivenom.data.dicom import read_dicom
+
+        return with_channels(read_dicom(path).pixels, channels)
+    try:
+        if kind == "picture":
+            return _from_picture(path, channels)
+        return with_channels(from_array(_array(path, kind), path.name), channels)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except Exception as error:  # a decoder meets a hostile file in any way it likes
+        raise ImageError(f"{path}: cannot be read, it is damaged or truncated ({error or type(error).__name__})") from error
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse an image before its pixels are decoded.
+
+    Raises:
+        ImageError: no pixel, or more than `MAX_PIXELS`.
+    """
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ImageError(f"{width} x {height} pixels; between 1 and {MAX_PIXELS:,} can be read")
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Join a root and a path from a table, following symlinks; the result lies below the root.
+
+    Raises:
+        DataError: the path leads out of the root.
+
+    >>> inside(Path("/data"), "../etc/passwd")
+    Traceback (most recent call last):
+    ...
+    antivenom.errors.DataError: '../etc/passwd' leads out of /data; files must lie below the root
+    """
+    home = root.resolve()
+    try:
+        path = (home / relative).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of symlinks
+        raise DataError(f"{relative!r} is no path: {error}") from error
+    if not path.is_relative_to(home):
+        raise DataError(f"{relative!r} leads out of {root}; files must lie below the root")
+    return path
+
+
+def resize(image: Tensor, size: Size, *, fit: Fit = "squash") -> Tensor:
+    """Bring `(C, H, W)` to a size by antialiased bilinear interpolation, which never leaves the range of the image.
+
+    Args:
+        image: float image.
+        size: side of a square, or (height, width), in pixels.
+        fit: `squash` scales both axes on their own; `crop` keeps the aspect and cuts off what overhangs, evenly on both
+            sides; `pad` keeps the aspect and fills what is missing with black, evenly on both sides.
+
+    Raises:
+        SettingsError: a size or fit that cannot be.
+
+    >>> resize(torch.ones(1, 4, 8), 2, fit="pad")[0].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    height, width = check_sides(size)
+    if fit not in get_args(Fit):
+        raise SettingsError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
+    rows, columns = image.shape[1:]
+    if fit == "crop":
+        scale = min(rows / height, columns / width)
+        keep_rows, keep_columns = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
+        return _scale(image[:, top : top + keep_rows, left : left + keep_columns], height, width)
+    if fit == "squash":
+        return _scale(image, height, width)
+    scale = min(height / rows, width / columns)
+    inner_rows, inner_columns = max(1, round(rows * scale)), max(1, round(columns * scale))
+    top, left = (height - inner_rows) // 2, (width - inner_columns) // 2
+    margins = (left, width - inner_columns - left, top, height - inner_rows - top)
+    return functional.pad(_scale(image, inner_rows, inner_columns), margins)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How every image of a set is brought to one size; the plain one leaves images as they are.
+
+    >>> Frame(2)(torch.ones(1, 4, 8)).shape
+    torch.Size([1, 2, 2])
+    """
+
+    size: Size | None = None
+    fit: Fit = "squash"
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_sides(self.size)
+        if self.fit not in get_args(Fit):
+            raise SettingsError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image if self.size is None else resize(image, self.size, fit=self.fit)
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """Bring a mask `(H, W)` bool to the size in the same way; a pixel is lesion where at least half of it is."""
+        return self(mask[None].to(torch.float32))[0] >= 0.5
+
+
+def check_sides(size: Size) -> tuple[int, int]:
+    """Height and width of a size.
+
+    Raises:
+        SettingsError: not one or two positive whole numbers, or too many pixels.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides) or sides[0] * sides[1] > MAX_PIXELS:
+        raise SettingsError(f"size must be the side of a square or (height, width) in pixels, got {size!r}")
+    return sides[0], sides[1]
+
+
+def with_channels(image: Tensor, channels: int | None) -> Tensor:
+    """Make `(C, H, W)` grey (its luminance, ITU-R BT.601) or three equal channels; None leaves it as it is."""
+    if channels is None or channels == len(image):
+        return image
+    if channels == 3:
+        return image.expand(3, -1, -1).contiguous()
+    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
+        return image[:1].clone()
+    return (0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2])[None].clamp(0, 1)
+
+
+def from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
+    """Turn an array of pixels into `(C, H, W)` float32 in [0, 1]; the type says what white is.
+
+    Raises:
+        ImageError: another shape or type, a NaN, or floats outside [0, 1].
+
+    >>> from_array(np.array([[0, 255]], dtype=np.uint8), "two pixels").tolist()
+    [[[0.0, 1.0]]]
+    """
+    if values.ndim == 2:
+        values = values[None]
+    elif values.ndim == 3 and values.shape[2] in (1, 3):
+        values = np.moveaxis(values, 2, 0)
+    if values.ndim != 3 or values.shape[0] not in (1, 3):
+        raise ImageError(f"{name}: expected (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, got shape {values.shape}")
+    check_size(values.shape[1], values.shape[2])
+    if values.dtype.name in _RANGES:
+        image = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        return image.div_(_RANGES[values.dtype.name])
+    if values.dtype.kind != "f":
+        raise ImageError(f"{name}: {values.dtype} has no stated range; store bool, uint8, uint16, or floats in [0, 1]")
+    if not (values.min() >= 0 and values.max() <= 1):  # a NaN fails both
+        raise ImageError(f"{name}: floats must be finite and lie in [0, 1], got [{values.min():g}, {values.max():g}]")
+    return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def _kind(path: Path) -> Literal["dicom", "npy", "npz", "picture"]:
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened ({error.strerror or error})") from error
+    if length > MAX_BYTES:
+        raise ImageError(f"{path}: {length:,} bytes; at most {MAX_BYTES:,} can be read")
+    if head[128:] == b"DICM":
+        return "dicom"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    return "npz" if head.startswith(b"PK\x03\x04") else "picture"
+
+
+def _from_picture(path: Path, channels: int | None) -> Tensor:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path, formats=_PICTURES)
+    except UnidentifiedImageError:
+        known = "PNG, JPEG, BMP, TIFF, NPY, NPZ or DICOM"
+        raise ImageError(f"not a {known} file, or its beginning is damaged") from None
+    with picture:
+        check_size(picture.height, picture.width)
+        if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+            raise ImageError(f"holds {picture.n_frames} pictures; one is wanted")
+        upright: Any = ImageOps.exif_transpose(picture)
+        if upright.mode == "F" or upright.mode.startswith("I;16"):
+            return with_channels(from_array(_native(np.array(upright)), path.name), channels)
+        if upright.mode == "I":
+            raise ImageError("32-bit integers have no stated range; store 8 or 16 bits")
+        if upright.has_transparency_data:
+            colour = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour).convert("RGB")
+            if picture.mode in ("L", "LA"):
+                upright = upright.convert("L")
+        if upright.mode != "L":
+            upright = upright.convert("L" if channels == 1 or upright.mode == "1" else "RGB")
+        return with_channels(from_array(np.array(upright), path.name), channels)
+
+
+def _native(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _array(path: Path, kind: str) -> np.ndarray[Any, Any]:
+    if kind == "npy":
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        from antivenom.data.npz import members, read_member
+
+        names = members(path)
+        if len(names) != 1:
+            raise ImageError(f"holds {len(names)} arrays ({', '.join(names)}); one is wanted")
+        values = read_member(path, names[0])
+    return _native(values)
+
+
+def _scale(image: Tensor, height: int, width: int) -> Tensor:
+    if tuple(image.shape[1:]) == (height, width):
+        return image
+    scaled = functional.interpolate(image[None], (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return scaled[0].clamp(0, 1)  # the weights sum to 1 only up to rounding

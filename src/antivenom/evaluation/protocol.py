@@ -1,0 +1,171 @@
+"""What an audit runs, as a frozen value: attacks, perturbation sets and epsilons, images and seeds; to and from a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from antivenom.attacks import ATTACKS, Sees, attack
+from antivenom.errors import SettingsError
+from antivenom.task import Task
+from antivenom.threat.card import EVERY_FINDING, UNTARGETED, perturbation_set
+
+CLEAN = "none"
+LEVELS = (0.25, 0.5, 1, 2, 4, 8)  # epsilons of the default security curve, in grey levels of 8 bits
+UNBOUNDED = 1.0  # the whole range of a value: what no model withstands
+
+
+def number(value: Any) -> float:
+    """A number, or a fraction written as text, such as '8/255'.
+
+    Raises:
+        ValueError: it is neither.
+
+    >>> number("8/255") == 8 / 255
+    True
+    """
+    return float(Fraction(value)) if isinstance(value, str) else float(value)
+
+
+class Frozen(BaseModel):
+    """A value whose fields are known and do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(Frozen):
+    """One attack under one threat at one epsilon; the clean images are the row of the attack `none`."""
+
+    attack: str
+    settings: dict[str, int | float | str | bool] = {}
+    goal: str = UNTARGETED
+    threat: str = "linf"
+    epsilon: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0.0
+    until: Literal["fooled", "spent"] = "fooled"
+
+    @property
+    def cost(self) -> float:
+        """Expected work per image in forward passes, a gradient counting as three: for showing the time left."""
+        steps = int(self.settings.get("steps", 1)) * int(self.settings.get("restarts", 1))
+        if self.attack == CLEAN or ATTACKS[self.attack].sees is Sees.NOTHING:
+            return 2.0
+        passes = 3 * steps if ATTACKS[self.attack].sees is Sees.GRADIENT else int(self.settings.get("queries", 5000))
+        # Most images fall at once to a large epsilon and leave; those that resist pay in full.
+        return 2 + passes * (1 if self.until == "spent" else min(1.0, 1 / 255 / max(self.epsilon, 1e-6)))
+
+
+class Protocol(Frozen):
+    """Everything that fixes an audit's records but the model and the images themselves.
+
+    Attributes:
+        plan: rows in the order in which they run; the first is the clean one.
+        images: at most so many test images, drawn by the seed; None: all.
+        seed: of every draw.
+        shard: images that are attacked and stored together.
+        batch: images in flight.
+        keep: images whose pixels are kept, for the report's panels.
+        execution: `auto` for the fastest way to the gradient that this machine was measured to have, `as given` for none.
+    """
+
+    version: Literal[1] = 1
+    plan: tuple[Row, ...]
+    images: Annotated[int, Field(gt=0)] | None = 500
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    shard: Annotated[int, Field(gt=0)] = 256
+    batch: Annotated[int, Field(gt=0)] = 64
+    keep: Annotated[int, Field(ge=0)] = 8
+    execution: Literal["auto", "as given"] = "auto"
+
+    def model_post_init(self, _: Any) -> None:
+        """Check what no single field can."""
+        if not self.plan or self.plan[0].attack != CLEAN or any(row.attack == CLEAN for row in self.plan[1:]):
+            raise SettingsError(f"a plan has exactly one row of the attack '{CLEAN}', its first")
+        for row in self.plan[1:]:
+            if type(perturbation_set(row.threat, row.epsilon)) not in attack(row.attack).norms:
+                raise SettingsError(f"{row.attack} does not take the threat {row.threat!r}")
+            known = attack(row.attack).settings
+            if unknown := set(row.settings) - known:
+                raise SettingsError(
+                    f"{row.attack} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+                )
+        if len(set(map(repr, self.plan))) != len(self.plan):
+            raise SettingsError("a plan holds each row once")
+
+
+def read_protocol(path: str | Path) -> Protocol:
+    """Read a protocol from a JSON file; epsilons may be written as '8/255'.
+
+    Raises:
+        SettingsError: the file is missing, is not JSON, or names an unknown field, attack or threat.
+    """
+    try:
+        return Protocol.model_validate_json(Path(path).read_text())
+    except OSError as error:
+        raise SettingsError(f"cannot read the protocol {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise SettingsError(f"{path}: {place}: {first['msg']} (got {first['input']!r})") from None
+
+
+def standard(
+    task: Task,
+    values: int,
+    *,
+    attacks: Sequence[str] = tuple(ATTACKS),
+    levels: Sequence[float] = LEVELS,
+    steps: int = 40,
+    queries: int = 500,
+    goal: str | None = None,
+    l2: bool = True,
+) -> tuple[Row, ...]:
+    """The default plan: every attack at every epsilon in Linf, PGD in L2 too, noise beside them, and one unbounded row.
+
+    Multi-label tasks are attacked in all findings at once and to the end of the budget, since no single step wins.
+
+    Args:
+        task: what the model decides.
+        values: channels x height x width of an image. An L2 budget of equal visibility grows with the root of it: the radii
+            are such that the mean squared change per value is that of half the Linf levels.
+        attacks: names from `ATTACKS`.
+        levels: Linf epsilons in grey levels of 8 bits, at least one.
+        steps: of PGD; BIM and MIM take a quarter, as their papers' ten stand to Madry's forty.
+        queries: of Square.
+        goal: as in `threat.card`; None for the default of the task.
+        l2: whether to add PGD and noise in L2.
+
+    Raises:
+        SettingsError: no level, or an unknown attack.
+    """
+    if not levels:
+        raise SettingsError("a security curve needs at least one epsilon")
+    goal = goal or (EVERY_FINDING if task.multilabel else UNTARGETED)
+    until: Literal["fooled", "spent"] = "spent" if task.multilabel else "fooled"
+    soft = {"objective": "log_likelihood"} if task.multilabel else {}
+    few = max(1, steps // 4)
+    settings: Mapping[str, dict[str, int | float | str | bool]] = {
+        "pgd": {"steps": steps, "step_size": 0.1, "restarts": 1, **soft},
+        "bim": {"steps": few, "step_size": 1 / few, **soft},
+        "mim": {"steps": few, "step_size": 1 / few, **soft},
+        "fgsm": {**soft},
+        "square": {"queries": queries, **soft},
+        "noise": {"tries": 1},
+    }
+
+    def row(name: str, threat: str, epsilon: float) -> Row:
+        attack(name)
+        return Row(attack=name, settings=settings[name], goal=goal, threat=threat, epsilon=epsilon, until=until)
+
+    rows = [Row(attack=CLEAN, goal=goal)]
+    rows += [row(name, "linf", level / 255) for level in levels for name in attacks]
+    if l2:
+        both = [name for name in ("noise", "pgd") if name in attacks]
+        rows += [row(name, "l2", level / 2 / 255 * math.sqrt(values)) for level in levels for name in both]
+    if "pgd" in attacks:
+        rows.append(row("pgd", "linf", UNBOUNDED))
+    return tuple(rows)

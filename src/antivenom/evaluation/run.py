@@ -1,0 +1,321 @@
+"""Run a protocol on a model and a set of images, to records that survive a kill at any moment.
+
+The images are walked in shards. Each shard is loaded once and meets every row of the plan; what each row found is stored
+before the next begins. Running the same again continues where the records end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from antivenom.attacks import ATTACKS, AttackResult, Until, attack
+from antivenom.data.imageset import Batch, ImageSet, gather
+from antivenom.errors import DataError, RecordsError, SettingsError
+from antivenom.evaluation.protocol import CLEAN, Protocol, Row
+from antivenom.metrics.classification import class_scores, one_hot, operating_points
+from antivenom.models.classifier import Classifier, check_ready
+from antivenom.models.execution import Victim, accelerate, execute
+from antivenom.provenance import digest_code, machine, versions
+from antivenom.randomness import Draws, image_keys
+from antivenom.records.store import Store
+from antivenom.records.tables import Answer, Example, Scan
+from antivenom.threat.card import goal_for, perturbation_set
+from antivenom.threat.objectives import OBJECTIVES
+
+Progress = Callable[[float, float, str], None]  # work done, work in all, what is being done
+RULE = "largest sensitivity + specificity on clean validation images"
+
+
+def run(
+    model: Classifier,
+    data: ImageSet,
+    protocol: Protocol,
+    folder: str | Path,
+    *,
+    name: str = "",
+    command: str = "",
+    progress: Progress | None = None,
+) -> Path:
+    """Audit a model on the test images of a set; operating points come from its validation images.
+
+    Args:
+        model: in evaluation mode; left exactly as it is.
+        data: with the splits `val` and `test`, and the task of the model.
+        protocol: what to run.
+        folder: of the records; where it holds the same run half done, the run continues.
+        name: of the model in reports.
+        command: what the user typed, for the report.
+        progress: told of the work done, after every shard.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: training mode.
+        DataError, ImageError: no validation or test images, another task or other channels than the model's, bad images.
+        RecordsError: the folder belongs to another run, or cannot be written.
+    """
+    check_ready(model)
+    _check_fit(model, data)
+    tests, vals = _drawn(data.split("test"), protocol), data.split("val")
+    store = Store(folder)
+    digest = model.digest()
+    _begin(store, data, tests, vals, protocol, {"name": name or model.architecture, "digest": digest})
+    store.sweep()
+    thresholds = _operating(store, model, vals, protocol)
+    victim = _victim(store, model, tests, protocol)
+    if not store.has_document("provenance"):
+        store.write_document("provenance", _provenance(model, data, victim, digest, command))
+    _walk(_Bench(store, model, digest, victim, protocol, thresholds, _kept(tests, protocol)), vals, tests, progress)
+    provenance = store.document("provenance")
+    finished, begun = datetime.now(UTC), datetime.fromisoformat(provenance["started"])
+    done = {"finished": finished.isoformat(timespec="seconds"), "seconds": (finished - begun).total_seconds()}
+    store.write_document("provenance", {**provenance, **done})
+    return store.folder
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every shard is worked on with."""
+
+    store: Store
+    model: Classifier
+    digest: str  # of the model
+    victim: Victim
+    protocol: Protocol
+    thresholds: Tensor  # (A,) logits
+    kept: frozenset[str]
+
+
+# -- before the first shard --------------------------------------------------------------------------------------------
+
+
+def _check_fit(model: Classifier, data: ImageSet) -> None:
+    if data.task != model.task:
+        raise DataError(
+            f"{data.name} asks for {', '.join(data.task.classes)}{' (multi-label)' if data.task.multilabel else ''}, "
+            f"but the model answers {', '.join(model.task.classes)}{' (multi-label)' if model.task.multilabel else ''}"
+        )
+    if data.channels != model.channels:
+        raise DataError(f"{data.name} has {data.channels} channel(s), but the model takes {model.channels}")
+
+
+def _drawn(tests: ImageSet, protocol: Protocol) -> ImageSet:
+    if protocol.images is None or protocol.images >= len(tests):
+        return tests
+    chosen = np.random.default_rng(protocol.seed).choice(len(tests), protocol.images, replace=False)
+    return tests.take(np.sort(chosen))
+
+
+def _kept(tests: ImageSet, protocol: Protocol) -> frozenset[str]:
+    """Names of the images whose pixels are kept: as many of each class (or with each finding) as there are of the next."""
+    targets = tests.targets.numpy()
+    columns = one_hot(targets, len(tests.task.classes), multilabel=tests.task.multilabel).astype(bool)
+    queues = [list(np.flatnonzero(column)) for column in columns.T] + [list(np.flatnonzero(~columns.any(1)))]
+    order = [queue[i] for i in range(protocol.keep) for queue in queues if i < len(queue)]
+    return frozenset(tests.keys[i] for i in list(dict.fromkeys(order))[: protocol.keep])
+
+
+def _begin(store: Store, data: ImageSet, tests: ImageSet, vals: ImageSet, protocol: Protocol, model: dict[str, str]) -> None:
+    """Write down what is to be run, or make sure that it is what the folder holds already."""
+    wanted = {
+        **json.loads(protocol.model_dump_json()),
+        "data": {
+            "name": data.name,
+            "title": data.name,
+            "digest": data.digest,
+            "size": list(tests[0].image.shape[-2:]),
+            "channels": data.channels,
+            "val": len(vals),
+            "test": len(tests),
+            "caveats": list(data.caveats),
+        },
+        "model": model,
+    }
+    if store.has_document("protocol"):
+        found = store.document("protocol")
+        differing = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if differing:
+            raise RecordsError(
+                f"{store.folder} holds another run: its {', '.join(differing)} differ; choose another folder, or remove it"
+            )
+        return
+    store.write_document("attacks", {name: _facts(name) for name in {row.attack for row in protocol.plan} - {CLEAN}})
+    store.write_scans([*_scans(vals, "val"), *_scans(tests, "test")])
+    store.write_document("protocol", wanted)  # last: from now on the folder holds a run
+
+
+def _facts(name: str) -> dict[str, str]:
+    row, (paper, url) = ATTACKS[name], ATTACKS[name].reference
+    return {"title": row.title, "sees": row.sees.value, "summary": row.summary, "paper": paper, "url": url}
+
+
+def _scans(images: ImageSet, split: str) -> Iterator[Scan]:
+    columns = zip(images.keys, images.targets, images.groups, images.sources, strict=True)
+    for key, target, group, source in columns:
+        yield Scan(key, split, tuple(target.reshape(-1).tolist()), group, source)
+
+
+def _victim(store: Store, model: Classifier, tests: ImageSet, protocol: Protocol) -> Victim:
+    """The model as it is attacked; the way of running it is measured once and then kept for the whole run."""
+    like = gather([tests[i] for i in range(min(8, len(tests)))]).images.to(_device(model))
+    if not store.has_document("execution"):
+        fastest = accelerate(model, like, batch=protocol.batch) if protocol.execution == "auto" else Victim.of(model)
+        threads = torch.get_num_threads()
+        store.write_document("execution", {"execution": fastest.execution, "batch": protocol.batch, "threads": threads})
+    chosen = store.document("execution")
+    return execute(model, like, chosen["execution"], batch=chosen["batch"])
+
+
+def _operating(store: Store, model: Classifier, vals: ImageSet, protocol: Protocol) -> Tensor:
+    """Choose each class's operating point on the clean validation images, once."""
+    if not store.has_document("operating"):
+        logits = np.concatenate([_answers(model, batch.images).numpy() for _, batch in _shards(vals, protocol)])
+        multilabel, classes = model.task.multilabel, model.task.classes
+        truth = one_hot(vals.targets.numpy(), len(classes), multilabel=multilabel).astype(bool)
+        points = operating_points(class_scores(logits, multilabel=multilabel), truth)
+        values = [None if np.isnan(p) else float(p) for p in points]
+        store.write_document("operating", {"rule": RULE, "n": len(vals), "thresholds": values, "classes": list(classes)})
+    found = store.document("operating")["thresholds"]
+    # A finding that no validation image shows has no operating point: it is attacked at even odds.
+    return torch.tensor([0.0 if value is None else value for value in found], dtype=torch.float32)
+
+
+def _provenance(model: Classifier, data: ImageSet, victim: Victim, digest: str, command: str) -> dict[str, Any]:
+    return {
+        "weights": digest,
+        "data": data.digest,
+        "code": digest_code(),
+        "versions": versions(),
+        "machine": machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
+        "seconds": None,
+        "command": command,
+        "precision": {"judge": "float32, the model as given", "propose": victim.execution},
+        "card": {
+            **model.describe(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "differentiable": model.differentiable,
+        },
+    }
+
+
+# -- shards ------------------------------------------------------------------------------------------------------------
+
+
+def _shards(images: ImageSet, protocol: Protocol) -> Iterator[tuple[int, Batch]]:
+    for start in range(0, len(images), protocol.shard):
+        stop = min(start + protocol.shard, len(images))
+        yield start, gather([images[i] for i in range(start, stop)])
+
+
+def _walk(bench: _Bench, vals: ImageSet, tests: ImageSet, progress: Progress | None) -> None:
+    plan = bench.protocol.plan
+    work = [plan[0].cost * len(vals), *(row.cost * len(tests) for row in plan)]
+    done, total = 0.0, sum(work)
+    for split, images, rows in (("val", vals, plan[:1]), ("test", tests, plan)):
+        for start in range(0, len(images), bench.protocol.shard):
+            stop = min(start + bench.protocol.shard, len(images))
+            names = [f"{split}-{start:06d}-{number:03d}-{row.attack}" for number, row in enumerate(rows)]
+            missing = [n for n, shard in enumerate(names) if not bench.store.has_shard(shard)]
+            done += sum(row.cost for n, row in enumerate(rows) if n not in missing) * (stop - start)
+            batch = gather([images[i] for i in range(start, stop)]) if missing else None
+            for number in missing:
+                assert batch is not None
+                if progress:
+                    progress(done, total, f"{split} images {start + 1} to {stop}: {_told(rows[number])}")
+                bench.store.write_shard(names[number], *_examined(bench, number, rows[number], batch))
+                done += rows[number].cost * (stop - start)
+    if progress:
+        progress(total, total, "done")
+
+
+def _told(row: Row) -> str:
+    return "clean" if row.attack == CLEAN else f"{row.attack}, {row.threat} {row.epsilon * 255:.4g}/255"
+
+
+def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[Example], list[Answer]]:
+    """One shard of images under one row of the plan."""
+    device, protocol = _device(bench.model), bench.protocol
+    goal, concerned = goal_for(row.goal, bench.model.task, batch.targets, bench.thresholds)
+    places = concerned.nonzero()[:, 0].tolist()
+    if not places:
+        return [], []
+    x = batch.images[concerned].to(device)
+    keys = [batch.keys[i] for i in places]
+    result = _attacked(bench, row, x, goal.to(device), Draws.of(protocol.seed, image_keys(keys)))
+    answers = _answers(bench.model, result.x_adv)
+    reached = goal.to(torch.device("cpu")).reached(answers)
+    unconfirmed = result.success.cpu() & ~reached
+    flags = {**result.flags, **({"unconfirmed": unconfirmed} if row.attack != CLEAN else {})}
+    stored, delta = result.x_adv.cpu(), (result.x_adv - x).cpu().flatten(2)
+    sizes = zip(
+        delta.abs().amax((1, 2)).tolist(),
+        delta.square().sum((1, 2)).sqrt().tolist(),
+        delta.abs().sum((1, 2)).tolist(),
+        (delta != 0).any(1).sum(1).tolist(),
+        strict=True,
+    )
+    examples, said = [], []
+    for i, (key, (linf, l2, l1, l0)) in enumerate(zip(keys, sizes, strict=True)):
+        name = f"{number:03d}/{key}"
+        pixels = bench.store.keep_pixels(stored[i].numpy()) if key in bench.kept else ""
+        examples.append(
+            Example(
+                example=name,
+                image=key,
+                row=number,
+                attack=row.attack,
+                settings=json.dumps(row.settings, sort_keys=True),
+                goal=row.goal,
+                threat=row.threat if row.attack != CLEAN else "none",
+                epsilon=row.epsilon,
+                until=row.until,
+                seed=protocol.seed,
+                reached=bool(reached[i]),
+                linf=linf,
+                l2=l2,
+                l1=l1,
+                l0=l0,
+                queries=int(result.queries[i]),
+                gradients=int(result.gradients[i]),
+                flags=tuple(flag for flag, raised in flags.items() if raised[i]),
+                pixels=pixels,
+            )
+        )
+        said.append(Answer(name, bench.digest, tuple(answers[i].tolist())))
+    return examples, said
+
+
+def _attacked(bench: _Bench, row: Row, x: Tensor, goal: Any, draws: Draws) -> AttackResult:
+    if row.attack == CLEAN:
+        ones, nothing = torch.ones(len(x), dtype=torch.int64), torch.zeros(len(x), dtype=torch.int64)
+        return AttackResult(x, nothing.bool(), ones, nothing, {})
+    settings: dict[str, Any] = dict(row.settings)
+    if "objective" in settings:
+        if settings["objective"] not in OBJECTIVES:
+            raise SettingsError(f"no objective {settings['objective']!r}; there are {', '.join(OBJECTIVES)}")
+        settings["objective"] = OBJECTIVES[settings["objective"]]
+    allowed = perturbation_set(row.threat, row.epsilon)
+    return attack(row.attack)(bench.victim, x, goal, allowed, until=Until(row.until), generator=draws, **settings)
+
+
+@torch.no_grad()
+def _answers(model: Classifier, images: Tensor) -> Tensor:
+    """Logits `(B, A)` in float32 on the CPU, a bounded number of images at a time."""
+    device = _device(model)
+    return torch.cat([model(part.to(device)).float().cpu() for part in torch.split(images, 64)])
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,138 @@
+"""How well scores tell positives from negatives, whatever the threshold. A higher score means more positive.
+
+Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic curve", Radiology 143 (1982).
+DeLong, DeLong, Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating characteristic curves",
+Biometrics 44 (1988): its variance, from the placements of single images.
+Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53 (1997): the same by patient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from antivenom.errors import InputError
+from antivenom.metrics.intervals import Estimate, effective_interval, group_codes
+
+Array = np.ndarray[Any, Any]
+
+
+def auroc(scores: Array, truth: Array) -> float:
+    """Give the chance that a positive scores above a negative, a tie counting half.
+
+    Args:
+        scores: `(N,)`.
+        truth: `(N,)` bool.
+
+    Returns:
+        NaN where either kind is absent or a score is NaN.
+
+    >>> auroc(np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True]))
+    0.875
+    """
+    positive, _ = placements(scores, truth)
+    return float(positive.mean()) if len(positive) else math.nan
+
+
+def auroc_per_class(scores: Array, truth: Array) -> Array:
+    """Give the AUROC of each column of scores `(N, A)` and truth `(N, A)` bool; `(A,)`."""
+    scores, truth = np.asarray(scores), np.asarray(truth, dtype=bool)
+    return np.array([auroc(scores[:, k], truth[:, k]) for k in range(scores.shape[1])])
+
+
+def auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, level: float = 0.95) -> Estimate:
+    """Estimate the AUROC of scores `(N,)`, its interval from DeLong's variance between patients.
+
+    Where the two kinds are separated without error, the interval is that of as many right answers as there are patients of the
+    rarer kind.
+
+    >>> print(auroc_estimate(np.arange(8.0), np.arange(8) > 3))
+    1.000 [0.417, 1.000], n = 8
+    """
+    truth = np.asarray(truth, dtype=bool)
+    codes = group_codes(groups, len(truth))
+    count = int(codes.max(initial=-1)) + 1
+    value = auroc(scores, truth)
+    if math.isnan(value):
+        return Estimate(math.nan, math.nan, math.nan, len(truth), count, "undefined")
+    rarer = min(len(np.unique(codes[truth])), len(np.unique(codes[~truth])))
+    variance = variance_by_group(auroc_influence(scores, truth), truth, codes)
+    low, high, effective = effective_interval(value, variance, most=len(truth), groups=rarer, level=level)
+    return Estimate(value, low, high, len(truth), count, f"DeLong's variance by group (effective n = {effective:.0f})")
+
+
+def auroc_influence(scores: Array, truth: Array) -> Array:
+    """Give what each image adds to the error of the AUROC; `(N,)`, its sum 0."""
+    truth = np.asarray(truth, dtype=bool)
+    positive, negative = placements(scores, truth)
+    influence = np.empty(len(truth))
+    influence[truth] = (positive - positive.mean()) / len(positive)
+    influence[~truth] = (negative - negative.mean()) / len(negative)
+    return influence
+
+
+def variance_by_group(influence: Array, truth: Array, codes: Array) -> float:
+    """Give the variance of a sum of influences `(N,)` of images that come in groups.
+
+    Each kind is corrected for its own number of groups, since the few positives of a rare finding carry most of the variance.
+    """
+    scaled = np.array(influence, dtype=float)
+    for kind in (truth, ~truth):
+        groups = len(np.unique(codes[kind]))
+        scaled[kind] *= math.sqrt(groups / max(1, groups - 1))
+    sums = np.bincount(codes, scaled)
+    return float(sums @ sums)
+
+
+def placements(scores: Array, truth: Array) -> tuple[Array, Array]:
+    """Give each positive the share of negatives below it and each negative the share of positives above it, ties half.
+
+    Both are empty where either kind is absent or a score is NaN. Their means are the AUROC.
+    """
+    scores, truth = np.asarray(scores, dtype=float), np.asarray(truth, dtype=bool)
+    if scores.shape != truth.shape or scores.ndim != 1:
+        raise InputError(f"scores and truth are (N,) both, got {scores.shape} and {truth.shape}")
+    positive, negative = scores[truth], scores[~truth]
+    if not len(positive) or not len(negative) or np.isnan(scores).any():
+        return np.empty(0), np.empty(0)
+    return _share_below(negative, positive), 1 - _share_below(positive, negative)
+
+
+def average_precision(scores: Array, truth: Array) -> float:
+    """Give the mean precision at each rise of recall; NaN where either kind is absent or a score is NaN."""
+    called, hits, defined = _called_and_hits(scores, truth)
+    if not defined:
+        return math.nan
+    return float((np.diff(hits, prepend=0) * hits / called).sum() / hits[-1])
+
+
+def tpr_at_fpr(scores: Array, truth: Array, fpr: float) -> float:
+    """Give the largest true-positive rate at a false-positive rate of at most `fpr`; NaN as for `auroc`.
+
+    >>> tpr_at_fpr(np.array([0.0, 1, 2, 3]), np.array([False, True, False, True]), fpr=0.0)
+    0.5
+    """
+    called, hits, defined = _called_and_hits(scores, truth)
+    if not defined:
+        return math.nan
+    alarms = called - hits
+    allowed = alarms <= fpr * alarms[-1] + 1e-9
+    return float(hits[allowed].max(initial=0) / hits[-1])
+
+
+def _called_and_hits(scores: Array, truth: Array) -> tuple[Array, Array, bool]:
+    """At each distinct score, from the highest: images at or above it, and positives among them."""
+    scores, truth = np.asarray(scores, dtype=float), np.asarray(truth, dtype=bool)
+    if np.isnan(scores).any() or truth.all() or not truth.any():
+        return np.empty(0), np.empty(0), False
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    return last + 1, np.cumsum(truth[order])[last], True
+
+
+def _share_below(reference: Array, scores: Array) -> Array:
+    ordered = np.sort(reference)
+    below, upto = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    return np.asarray((below + upto) / (2 * len(reference)))

@@ -1,0 +1,151 @@
+"""Checkpoints: a safetensors file that carries its own card, and the same card beside it as JSON for people.
+
+    chest.safetensors   tensors; the card in its metadata, so that weights and card cannot be parted
+    chest.json          the card: task, architecture, normalisation, data, seed, metrics, recipe, versions, digest
+
+Nothing that is loaded can run: tensors are read as tensors, and only architectures of the table are rebuilt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from antivenom.errors import LabelError, ModelError, SettingsError, WeightsError
+from antivenom.models.architectures import ARCHITECTURES, make_network
+from antivenom.models.classifier import Classifier, Step
+from antivenom.models.presentation import STEPS
+from antivenom.models.tensor_files import load_weights_file, read_safetensors, write_safetensors, write_whole
+from antivenom.provenance import digest_code, digest_tensors, versions
+from antivenom.task import Task
+
+__all__ = ["load", "load_weights_file", "read_card", "save"]
+
+_FORMAT = 1
+
+
+def save(
+    classifier: Classifier,
+    path: str | os.PathLike[str],
+    *,
+    data_digest: str,
+    seed: int,
+    metrics: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a classifier of the table's architectures, whole or not at all, and return its card.
+
+    Args:
+        path: ends in .safetensors; the card goes beside it.
+        data_digest: of the images it was trained on.
+        metrics: plain values, such as validation figures with their n.
+        recipe: the settings it was trained with, as plain values.
+
+    Raises:
+        WeightsError: it could not be loaded again (a module or pipeline of the user's own), or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: checkpoints are .safetensors files")
+    if classifier.architecture not in ARCHITECTURES:
+        raise WeightsError(
+            f"{classifier.architecture} is a module of your own and cannot be rebuilt from a card; "
+            "keep its state_dict, and give the model as package.module:factory"
+        )
+    tensors = classifier.backbone.state_dict()
+    card = {
+        **classifier.describe(),
+        "format": _FORMAT,
+        "smallest": classifier.smallest,
+        "steps": [_step_card(step) for step in classifier.own_steps],
+        "data": data_digest,
+        "seed": seed,
+        "metrics": dict(metrics),
+        "recipe": dict(recipe or {}),
+        "versions": versions(),
+        "code": digest_code(),
+        "weights": digest_tensors(tensors),
+    }
+    text = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
+    write_safetensors(path, tensors, {"card": text})
+    write_whole(path.with_suffix(".json"), f"{text}\n".encode())
+    return card
+
+
+def load(path: str | os.PathLike[str]) -> Classifier:
+    """Rebuild the classifier of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: missing, damaged, altered since it was written, or not one of `save`'s checkpoints.
+    """
+    path = Path(path)
+    card, tensors = _read(path)
+    try:
+        task = Task.from_dict(card["task"])
+        name, copy_grey = str(card["architecture"]), bool(card["copy_grey"])
+        row, channels = ARCHITECTURES[name], int(card["channels"])
+        with torch.device("meta"):
+            network = make_network(row, len(task.classes), 3 if copy_grey else channels)
+        network.load_state_dict(tensors, assign=True)
+        model = Classifier(
+            network,
+            task,
+            channels=channels,
+            mean=[float(value) for value in card["mean"]],
+            std=[float(value) for value in card["std"]],
+            architecture=name,
+            size=None if card["size"] is None else (int(card["size"][0]), int(card["size"][1])),
+            smallest=row.smallest,
+            copy_grey=copy_grey,
+            steps=[_step(values) for values in card["steps"]],
+            notes=[str(note) for note in card["notes"]],
+        )
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, LabelError, ModelError, SettingsError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: its card does not describe these weights ({reason}); train or save it again") from error
+    return model.eval()
+
+
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a checkpoint, checked against its weights.
+
+    Raises:
+        WeightsError: as `load`.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: checkpoints are .safetensors files; other weights load through package.module:factory")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such checkpoint")
+    tensors, metadata = read_safetensors(path)
+    if "card" not in metadata:
+        raise WeightsError(f"{path} carries no card, only tensors; give the model as package.module:factory that loads them")
+    try:
+        card: Any = json.loads(metadata["card"])
+    except ValueError:
+        card = None
+    if not isinstance(card, dict) or card.get("format") != _FORMAT:
+        raise WeightsError(f"{path}: its card is damaged or of another version of antivenom; train or save it again")
+    if card.get("weights") != digest_tensors(tensors):
+        raise WeightsError(f"{path}: the weights are not those that its card was written for; copy or train it again")
+    return card, tensors
+
+
+def _step_card(step: Step) -> dict[str, Any]:
+    settings = step.settings()
+    if settings is None or type(step).__name__ not in STEPS:
+        raise WeightsError(f"{step} is code of your own and cannot go on a card; save the classifier without, present it anew")
+    return {"step": type(step).__name__, **settings}
+
+
+def _step(values: Mapping[str, Any]) -> Step:
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name != "step"}
+    return STEPS[str(values["step"])](**settings)

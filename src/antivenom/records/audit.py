@@ -1,0 +1,703 @@
+"""An audit read back: every figure is a join of the tables, and what no record shows is not stated.
+
+The unit of a figure is the decision: one an image, or one an image and finding where findings are judged each for itself. A
+decision of several classes is the largest logit; that of a finding is its logit against the operating point, which the run
+chose on clean validation images. Intervals are clustered by patient.
+
+A row of the plan counts as measured when every image of its split has an example and an answer. Reading refuses records
+that contradict each other: an example that says it fooled the model and an answer that is right, an example outside its
+own ball, a row made by another attack than the plan says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from antivenom.errors import NotMeasuredError, RecordsError
+from antivenom.metrics import calibration, classification, ranking, robustness
+from antivenom.metrics.intervals import Estimate, average_proportion, effective_interval, group_codes, proportion
+from antivenom.records.store import Store
+from antivenom.task import Task
+
+Array = np.ndarray[Any, Any]
+
+CLEAN, NOISE = "none", "noise"
+
+# What one forward pass and the next may differ by, as a share of the largest logit: batches, threads and devices round otherwise.
+ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One row of the protocol's plan.
+
+    Attributes:
+        number: its place in the plan, `Example.row`.
+        attack: `none` for the clean images, `noise` for the control, else the attack's name.
+        label: the attack's name, with those settings that tell it from other rows of the same attack, size and goal.
+        settings: the attack's own settings.
+        goal: what the adversary wants.
+        threat: norm and pixels, without epsilon.
+        epsilon: in units of the [0, 1] range.
+        until: `fooled` or `spent`.
+    """
+
+    number: int
+    attack: str
+    label: str
+    settings: Mapping[str, Any]
+    goal: str
+    threat: str
+    epsilon: float
+    until: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether it holds the unchanged images."""
+        return self.attack == CLEAN
+
+    @property
+    def control(self) -> bool:
+        """Whether it holds random noise, which wants nothing."""
+        return self.attack == NOISE
+
+    @property
+    def target(self) -> str | None:
+        """The class that the adversary wants, where it wants one."""
+        return self.goal.removeprefix("targeted: ") if self.goal.startswith("targeted: ") else None
+
+
+@dataclass(frozen=True)
+class AttackFacts:
+    """What is known of an attack: for the threat model and the bibliography."""
+
+    name: str
+    title: str
+    sees: str  # 'gradient', 'scores' or 'nothing'
+    summary: str
+    paper: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A suspicion about the run or the model: what was seen, what it means, what to do."""
+
+    name: str
+    severity: str
+    evidence: str
+    meaning: str
+    next_step: str
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What the data set says of the images of one split; the order of all arrays of that split.
+
+    Attributes:
+        images: `(N,)` names.
+        targets: `(N,)` class numbers, or `(N, K)` 0 and 1.
+        groups: `(N,)` patient, subject or lesion.
+        sources: `(N,)` hospital or camera; empty where unknown.
+    """
+
+    images: Array
+    targets: Array
+    groups: Array
+    sources: Array
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one row of the plan left of the images of one split, in the split's order.
+
+    Attributes:
+        logits: `(N, A)` float32 answers of the audited model.
+        reached: `(N,)` whether the goal was met, as judged when the attack ran.
+        linf, l2: `(N,)` size of the change in units of the [0, 1] range.
+        queries, gradients: `(N,)` forward and backward passes spent.
+        flags: by name, `(N,)` bool.
+        pixels: position to digest, of images whose pixels are kept.
+    """
+
+    logits: Array
+    reached: Array
+    linf: Array
+    l2: Array
+    queries: Array
+    gradients: Array
+    flags: Mapping[str, Array]
+    pixels: Mapping[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCase:
+    """What is left when each image meets the worst of what was tried within one ball.
+
+    Attributes:
+        right: `(N, D)` decisions that stay right; per image one example has to do all the harm.
+        row: `(N,)` number of the row that holds that example.
+        accuracy: share of decisions that stay right.
+        success: share turned wrong of those first right.
+        rows: the rows it was taken over: the clean images, and all of the same threat and goal that are no larger.
+    """
+
+    right: Array
+    row: Array
+    accuracy: Estimate
+    success: Estimate
+    rows: tuple[PlanRow, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How far stated probabilities come true.
+
+    Attributes:
+        error: expected calibration error (top class, or mean over findings).
+        brier: mean squared error of the probabilities.
+        reliability: the bins of the diagram; over all findings together where there are several.
+        n: decisions.
+    """
+
+    error: float
+    brier: float
+    reliability: calibration.Reliability
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The records of one run, joined. `Audit.read(folder)` makes one; figures are methods.
+
+    Attributes:
+        folder: the run's folder.
+        task: what the model decides.
+        protocol, provenance: the documents as they were written.
+        operating: rule, n and thresholds of the operating point; None where the run has not chosen one yet.
+        flags: suspicions; empty where none were raised, None where nobody has looked yet.
+        attacks: facts by attack name.
+        rows: the whole plan.
+        progress: by row number, images measured and images wanted.
+        splits: `test`, and `val` where the run has one.
+        outcomes: by row number and split, for measured rows.
+    """
+
+    folder: Path
+    task: Task
+    protocol: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    operating: Mapping[str, Any] | None
+    flags: tuple[Flag, ...] | None
+    attacks: Mapping[str, AttackFacts]
+    rows: tuple[PlanRow, ...]
+    progress: Mapping[int, tuple[int, int]]
+    splits: Mapping[str, Split]
+    outcomes: Mapping[tuple[int, str], Outcome]
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a run's folder; a run that is not finished can be read, and says how far it is.
+
+        Raises:
+            RecordsError: a document or table is missing or damaged, or records contradict each other.
+        """
+        store = Store(folder)
+        protocol, provenance = store.document("protocol"), store.document("provenance")
+        with _understood(store.folder):
+            task = Task.from_dict(provenance["card"]["task"])
+            rows = _plan(protocol["plan"])
+            model = str(protocol["model"]["digest"])
+            operating = store.document("operating") if store.has_document("operating") else None
+            flags = tuple(Flag(**flag) for flag in store.document("flags")) if store.has_document("flags") else None
+            facts = store.document("attacks") if store.has_document("attacks") else {}
+            attacks = {name: AttackFacts(name, **fact) for name, fact in facts.items()}
+        splits = _splits(store.scans(), task)
+        found = _Gathered.of(store, model, len(task.classes))
+        progress, outcomes = {}, {}
+        for row in rows:
+            mine = found.of_row(row)
+            # Only clean images are measured on both splits: an operating point is chosen without an adversary.
+            parts = {name: mine.on(split) for name, split in splits.items() if row.clean or name == "test"}
+            progress[row.number] = sum(len(p.order) for p in parts.values()), sum(len(splits[name]) for name in parts)
+            for name, part in parts.items():
+                if len(part.order) == len(splits[name]):
+                    outcomes[row.number, name] = part.outcome()
+        audit = cls(
+            store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes
+        )
+        audit._check()
+        return audit
+
+    # -- the plan and how far it is ------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row of the plan is measured."""
+        return all(done == wanted for done, wanted in self.progress.values())
+
+    @property
+    def goals(self) -> tuple[str, ...]:
+        """What the adversary wants, in the order of the plan; the first is meant where a figure names none."""
+        return tuple(dict.fromkeys(row.goal for row in self.rows if not (row.clean or row.control))) or (self.rows[0].goal,)
+
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """Norms and pixels in the order of the plan."""
+        return tuple(dict.fromkeys(row.threat for row in self.rows if not row.clean))
+
+    def measured(self, number: int, split: str = "test") -> bool:
+        """Whether every image of the split was measured under this row."""
+        return (number, split) in self.outcomes
+
+    def select(self, threat: str, goal: str | None = None, *, epsilon: float | None = None) -> tuple[PlanRow, ...]:
+        """Give the measured rows of a threat (and size): the attacks with this goal, and the noise, which has none."""
+        goal = goal or self.goals[0]
+        return tuple(
+            row
+            for row in self.rows
+            if row.threat == threat
+            and not row.clean
+            and (row.goal == goal or row.control)
+            and (epsilon is None or _same_size(row.epsilon, epsilon))
+            and self.measured(row.number)
+        )
+
+    def epsilons(self, threat: str, goal: str | None = None) -> tuple[float, ...]:
+        """Give the sizes at which something was measured, ascending."""
+        return tuple(sorted({row.epsilon for row in self.select(threat, goal)}))
+
+    def outcome(self, number: int, split: str = "test") -> Outcome:
+        """Give what a row left of a split.
+
+        Raises:
+            NotMeasuredError: the row is not measured on all of its images.
+        """
+        if (number, split) not in self.outcomes:
+            done, wanted = self.progress.get(number, (0, 0))
+            state = f"{done} of {wanted} images are measured" if wanted else "the plan has no such row"
+            raise NotMeasuredError(f"row {number} of {self.folder} is not measured on '{split}' ({state}); run the audit on")
+        return self.outcomes[number, split]
+
+    # -- the images ----------------------------------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> Array:
+        """Truth of the test images: `(N,)` class numbers, or `(N, K)` 0 and 1."""
+        return self.splits["test"].targets
+
+    @property
+    def groups(self) -> Array:
+        """Patient of each test image, `(N,)`."""
+        return self.splits["test"].groups
+
+    @property
+    def sources(self) -> Array:
+        """Hospital or camera of each test image, `(N,)`; empty where unknown."""
+        return self.splits["test"].sources
+
+    @property
+    def thresholds(self) -> Array:
+        """Operating point of each class on its log-odds, `(A,)`; NaN where the validation images lack a class.
+
+        Raises:
+            NotMeasuredError: the run has not chosen them yet.
+        """
+        if self.operating is None:
+            raise NotMeasuredError(f"{self.folder} has no operating point yet: the clean validation images come first; run on")
+        return np.array([math.nan if t is None else float(t) for t in self.operating["thresholds"]])
+
+    def logits(self, number: int, split: str = "test") -> Array:
+        """Answers `(N, A)` of the audited model under a row."""
+        return self.outcome(number, split).logits
+
+    def decisions(self, number: int, split: str = "test") -> Array:
+        """Decisions of the audited model under a row, shaped as the targets."""
+        return classification.decide(self.logits(number, split), **self._convention())
+
+    def right(self, number: int, split: str = "test") -> Array:
+        """Which decisions are right under a row, `(N, D)` bool."""
+        return classification.right(self.logits(number, split), self.splits[split].targets, **self._convention())
+
+    def _convention(self) -> dict[str, Any]:
+        """How logits become decisions. A finding without an operating point is judged at 0, a probability of one half."""
+        if not self.task.multilabel:
+            return {"multilabel": False}
+        return {"multilabel": True, "thresholds": np.nan_to_num(self.thresholds, nan=0.0)}
+
+    # -- figures of one row --------------------------------------------------------------------------------------------
+
+    def accuracy_of(self, right: Array) -> Estimate:
+        """Share of test decisions `(N, D)` that are right."""
+        return proportion(right, self.groups)
+
+    def balanced_accuracy_of(self, right: Array) -> Estimate:
+        """Mean recall over the classes; over findings, the mean of sensitivity and specificity."""
+        return classification.balanced_accuracy_estimate(
+            right, self.targets, len(self.task.classes), self.groups, multilabel=self.task.multilabel
+        )
+
+    def accuracy(self, number: int = 0) -> Estimate:
+        """Share of decisions that are right under a row."""
+        return self.accuracy_of(self.right(number))
+
+    def balanced_accuracy(self, number: int = 0) -> Estimate:
+        """Balanced accuracy under a row."""
+        return self.balanced_accuracy_of(self.right(number))
+
+    @property
+    def constant_accuracy(self) -> float:
+        """Accuracy of the best constant answer on the test images; its balanced accuracy is `constant_balanced_accuracy`."""
+        return classification.constant_accuracy(self.targets, multilabel=self.task.multilabel)
+
+    @property
+    def constant_balanced_accuracy(self) -> float:
+        """Balanced accuracy of any constant answer."""
+        if self.task.multilabel:
+            return 0.5
+        return 1 / len(np.unique(self.targets))
+
+    @property
+    def constant_answer(self) -> str:
+        """The best constant answer, in words."""
+        if self.task.multilabel:
+            return "each finding's more frequent state"
+        return self.task.classes[int(np.bincount(self.targets).argmax())]
+
+    def success(self, number: int) -> Array:
+        """Whether the adversary got what it wanted, `(N, D)`: NaN where nothing was to be gained.
+
+        Decisions that were wrong before the attack do not count; with a wanted class, nor do images that have it.
+        """
+        row, clean = self.rows[number], self.right(0)
+        if row.target is None:
+            return robustness.fooled(clean, self.right(number))
+        wanted = self.task.index(row.target)
+        open_to_it = clean & (self.targets[:, None] != wanted)
+        return np.where(open_to_it, (self.decisions(number) == wanted)[:, None], np.nan)
+
+    def success_rate(self, number: int) -> Estimate:
+        """Share of decisions that the adversary turned as wanted, of those first right."""
+        return proportion(self.success(number), self.groups)
+
+    def queries(self, number: int) -> float:
+        """Mean forward passes per test image."""
+        return float(self.outcome(number).queries.mean())
+
+    def gradients(self, number: int) -> float:
+        """Mean backward passes per test image."""
+        return float(self.outcome(number).gradients.mean())
+
+    def auroc(self, number: int = 0) -> list[Estimate]:
+        """AUROC of each class's log-odds against all others, or of each finding; undefined where either kind is absent."""
+        scores, truth = self._scores_and_truth(number)
+        return [ranking.auroc_estimate(scores[:, k], truth[:, k], self.groups) for k in range(scores.shape[1])]
+
+    def mean_auroc(self, number: int = 0) -> Estimate:
+        """Plain mean of the classes' AUROC, over those that have one; for two classes their common AUROC."""
+        scores, truth = self._scores_and_truth(number)
+        values = ranking.auroc_per_class(scores, truth)
+        kept = np.flatnonzero(~np.isnan(values))
+        codes = group_codes(self.groups, len(truth))
+        count = int(codes.max(initial=-1)) + 1
+        if not len(kept):
+            return Estimate(math.nan, math.nan, math.nan, len(truth), count, "undefined")
+        influence = np.mean([ranking.auroc_influence(scores[:, k], truth[:, k]) for k in kept], axis=0)
+        rarer = min(min(len(np.unique(codes[truth[:, k]])), len(np.unique(codes[~truth[:, k]]))) for k in kept)
+        value = float(values[kept].mean())
+        low, high, effective = effective_interval(value, np.bincount(codes, influence, count), len(truth), rarer, 0.95)
+        method = f"DeLong's variance by group (effective n = {effective:.0f}), mean of {len(kept)}"
+        return Estimate(value, low, high, len(truth), count, method)
+
+    def sensitivity_specificity(self, number: int = 0) -> list[tuple[Estimate, Estimate]]:
+        """Sensitivity and specificity of each class at its operating point; not measured where it has none."""
+        scores, truth = self._scores_and_truth(number)
+        pairs = []
+        for k, threshold in enumerate(self.thresholds):
+            called = np.where(np.isnan(threshold), np.nan, scores[:, k] > threshold)
+            found = proportion(np.where(truth[:, k], called, np.nan), self.groups)
+            cleared = proportion(np.where(truth[:, k], np.nan, 1 - called), self.groups)
+            pairs.append((found, cleared))
+        return pairs
+
+    def calibration(self, number: int = 0, *, bins: int = 10) -> Calibration:
+        """How far stated probabilities come true under a row."""
+        logits, multilabel = self.logits(number), self.task.multilabel
+        confidence, happened = calibration.stated(logits, self.targets, multilabel=multilabel)
+        return Calibration(
+            calibration.expected_calibration_error(logits, self.targets, multilabel=multilabel, bins=bins),
+            calibration.brier(logits, self.targets, multilabel=multilabel),
+            calibration.reliability(confidence, happened, bins=bins),
+            int(confidence.size),
+        )
+
+    def confusion(self, number: int = 0) -> Array:
+        """Counts `(A, A)` by true class (row) and decided class (column).
+
+        Raises:
+            NotMeasuredError: findings are not exclusive, so nothing is confused with anything.
+        """
+        if self.task.multilabel:
+            raise NotMeasuredError("findings do not exclude each other: a multi-label task has no confusion matrix")
+        return classification.confusion(self.decisions(number), self.targets, len(self.task.classes))
+
+    def answer_share(self, number: int = 0) -> float:
+        """Share of test images with the most frequent answer."""
+        return classification.answer_share(self.decisions(number))
+
+    def _scores_and_truth(self, number: int) -> tuple[Array, Array]:
+        multilabel = self.task.multilabel
+        scores = classification.class_scores(self.logits(number), multilabel=multilabel)
+        return scores, classification.one_hot(self.targets, len(self.task.classes), multilabel=multilabel)
+
+    # -- parts of the images -------------------------------------------------------------------------------------------
+
+    def by_class(self, right: Array) -> list[Estimate]:
+        """Share of right decisions on the images of each class; on those that show each finding, of that finding's."""
+        parts = classification.recalls(right, self.targets, len(self.task.classes), multilabel=self.task.multilabel)
+        if self.task.multilabel:
+            parts = np.where(self.targets == 1, np.asarray(right, dtype=float), np.nan)
+        return [proportion(parts[:, k], self.groups) for k in range(len(self.task.classes))]
+
+    def by_source(self, right: Array) -> dict[str, Estimate]:
+        """Share of right decisions on the images of each hospital or camera; empty where none is named."""
+        names = [str(name) for name in np.unique(self.sources) if name]
+        return {name: proportion(right[self.sources == name], self.groups[self.sources == name]) for name in names}
+
+    # -- figures over rows ---------------------------------------------------------------------------------------------
+
+    def worst_case(self, threat: str, epsilon: float, goal: str | None = None) -> WorstCase:
+        """Let each image meet the worst of what was tried within a ball.
+
+        That is every attack and the noise at this size and, since a smaller ball lies inside a larger one, at every smaller
+        size of the same threat and goal; and the clean image, which lies in all of them. So it bounds robust accuracy from
+        above: an adversary may do better.
+
+        Raises:
+            NotMeasuredError: no row of this threat, size and goal is measured.
+        """
+        if not self.select(threat, goal, epsilon=epsilon):
+            raise NotMeasuredError(f"nothing is measured for {threat} at epsilon {epsilon:g} and goal '{goal or self.goals[0]}'")
+        inside = [row for row in self.select(threat, goal) if row.epsilon <= epsilon * (1 + 1e-9)]
+        rows = (self.rows[0], *inside)
+        rights = [self.right(row.number) for row in rows]
+        kept, worst = robustness.worst_case(rights), robustness.worst_example(rights)
+        if inside[-1].target is None:
+            success = robustness.fooled(rights[0], kept)
+        else:
+            success = np.max([self.success(row.number) for row in inside if not row.control], axis=0)
+        return WorstCase(
+            kept,
+            np.array([row.number for row in rows])[worst],
+            self.accuracy_of(kept),
+            proportion(success, self.groups),
+            rows,
+        )
+
+    def curve(self, label: str, threat: str, goal: str | None = None) -> list[tuple[float, Estimate]]:
+        """Give an attack's security curve: (epsilon, accuracy), from the clean images at 0 on.
+
+        Raises:
+            NotMeasuredError: no row of it is measured.
+        """
+        rows = sorted((r for r in self.select(threat, goal) if r.label == label), key=lambda row: row.epsilon)
+        if not rows:
+            raise NotMeasuredError(f"no row of {label} is measured for {threat} and goal '{goal or self.goals[0]}'")
+        return [(0.0, self.accuracy()), *((row.epsilon, self.accuracy(row.number)) for row in rows)]
+
+    def worst_curve(self, threat: str, goal: str | None = None) -> list[tuple[float, Estimate]]:
+        """Give the worst case's security curve; its points never rise."""
+        points = [(epsilon, self.worst_case(threat, epsilon, goal).accuracy) for epsilon in self.epsilons(threat, goal)]
+        return [(0.0, self.accuracy()), *points]
+
+    def noise_curve(self, threat: str) -> list[tuple[float, Estimate]]:
+        """Give the control's curve: random noise of the same sizes."""
+        return self.curve(NOISE, threat)
+
+    # -- contradictions ------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Refuse records that contradict each other."""
+        known = self.provenance["weights"] == self.protocol["model"]["digest"]
+        if not known:
+            raise RecordsError(f"{self.folder}: provenance and protocol name different weights; run again into a new folder")
+        for (number, split), outcome in self.outcomes.items():
+            row = self.rows[number]
+            size = {"linf": outcome.linf, "l2": outcome.l2}.get(row.threat.split(",")[0])
+            if size is not None and not row.clean and (size > row.epsilon * (1 + 1e-3) + 1e-6).any():
+                raise RecordsError(
+                    f"{self.folder}: row {number} ({row.label}) allows {row.epsilon:g} in {row.threat}, "
+                    f"but an image moved by {float(size.max()):g}; it proves nothing about this threat"
+                )
+            if self.task.multilabel and self.operating is None:
+                continue
+            margins = self._margins(row, outcome.logits, self.splits[split].targets)
+            slack = ROUNDING * np.maximum(1, np.abs(outcome.logits).max(1))
+            wrong = np.where(outcome.reached, margins < -slack, margins > slack)
+            if wrong.any():
+                image = self.splits[split].images[int(np.flatnonzero(wrong)[0])]
+                raise RecordsError(
+                    f"{self.folder}: row {number} ({row.label}) says that the goal '{row.goal}' was "
+                    f"{'reached' if outcome.reached[np.flatnonzero(wrong)[0]] else 'not reached'} on {image}, "
+                    "but the recorded answer says otherwise; the model was not deterministic or the records were changed"
+                )
+
+    def _margins(self, row: PlanRow, logits: Array, targets: Array) -> Array:
+        """How far a row's goal is met by each answer `(N,)`; NaN where it cannot be told."""
+        logits = logits.astype(np.float64)
+        every = np.arange(len(logits))
+        if self.task.multilabel:
+            signed = (1 - 2 * targets) * (logits - np.nan_to_num(self.thresholds, nan=0.0))
+            # Findings without a threshold may have been judged otherwise or left alone.
+            signed = signed[:, ~np.isnan(self.thresholds)]
+            if row.goal == "against every finding":
+                return np.asarray(signed.min(1)) if not np.isnan(self.thresholds).any() else np.full(len(logits), np.nan)
+            return np.asarray(signed.max(1)) if row.goal == "against any finding" else np.full(len(logits), np.nan)
+        if row.goal != "untargeted" and row.target is None:
+            return np.full(len(logits), np.nan)
+        own = targets if row.target is None else np.full(len(logits), self.task.index(row.target))
+        rest = logits.copy()
+        rest[every, own] = -np.inf
+        lead = rest.max(1) - logits[every, own]
+        return np.asarray(lead if row.target is None else -lead)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered:
+    """Examples with the answers of one model, before they are laid out by split."""
+
+    examples: pa.Table
+    logits: Array
+
+    @staticmethod
+    def of(store: Store, model: str, classes: int) -> _Gathered:
+        examples, answers = store.examples(), store.answers()
+        answers = answers.filter(pc.equal(answers["model"], model))
+        lengths = set(pc.unique(pc.list_value_length(answers["logits"])).to_pylist())
+        if lengths - {classes}:
+            raise RecordsError(f"{store.folder}: answers have {sorted(lengths)} logits, the task has {classes} classes")
+        place = pc.index_in(examples["example"], value_set=answers["example"].combine_chunks())
+        if place.null_count:
+            # An example without an answer is not measured yet: a killed run leaves none, a copied folder may.
+            known = pc.is_valid(place)
+            examples, place = examples.filter(known), place.filter(known)
+        flat = answers["logits"].combine_chunks()
+        flat = flat.flatten() if isinstance(flat, pa.ListArray) else pa.array([], pa.float32())
+        logits = flat.to_numpy(zero_copy_only=False).reshape(-1, classes)
+        return _Gathered(examples, logits[np.asarray(place.to_numpy(), dtype=np.int64)])
+
+    def of_row(self, row: PlanRow) -> _Gathered:
+        """The examples of one row of the plan, which must be what the plan says."""
+        mine = np.asarray(pc.equal(self.examples["row"], row.number).to_numpy(), dtype=bool)
+        part = self.examples.filter(pa.array(mine))
+        for name in ("attack", "goal", "threat", "until"):
+            strange = set(pc.unique(part[name]).to_pylist()) - {getattr(row, name)}
+            if strange:
+                raise RecordsError(
+                    f"row {row.number} of the plan has {name} '{getattr(row, name)}', its records say '{sorted(strange)[0]}': "
+                    "the folder holds the shards of another protocol; run again into a new folder"
+                )
+        return _Gathered(part, self.logits[mine])
+
+    def on(self, split: Split) -> _Placed:
+        """Those that belong to a split."""
+        place = pc.index_in(self.examples["image"], value_set=pa.array(split.images, pa.string()))
+        known = np.asarray(pc.is_valid(place).to_numpy(), dtype=bool)
+        positions = np.asarray(place.filter(pa.array(known)).to_numpy(), dtype=np.int64)
+        if len(np.unique(positions)) != len(positions):
+            raise RecordsError("an image was measured twice under one row of the plan; run again into a new folder")
+        return _Placed(self.examples.filter(pa.array(known)), self.logits[known], np.argsort(positions), np.sort(positions))
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Examples of one row on one split; `order` sorts them as the split is sorted, `positions` are their places in it."""
+
+    examples: pa.Table
+    logits: Array
+    order: Array
+    positions: Array
+
+    def outcome(self) -> Outcome:
+        columns = {
+            name: self.examples[name].to_numpy()[self.order] for name in ("reached", "linf", "l2", "queries", "gradients")
+        }
+        flags = self.examples["flags"].to_pylist()
+        digests = self.examples["pixels"].to_pylist()
+        raised = sorted({name for names in flags for name in names})
+        return Outcome(
+            logits=self.logits[self.order],
+            flags={name: np.array([name in flags[i] for i in self.order]) for name in raised},
+            pixels={int(p): digests[i] for p, i in zip(self.positions, self.order, strict=True) if digests[i]},
+            **columns,
+        )
+
+
+class _understood:  # noqa: N801
+    """Turn a document that lacks what it should hold into one sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, KeyError | TypeError):
+            raise RecordsError(
+                f"a document of {self.folder} was written by another version of antivenom or changed by hand ({error}); "
+                "read it with that version, or run the audit again into a new folder"
+            ) from error
+
+
+def _plan(plan: Sequence[Mapping[str, Any]]) -> tuple[PlanRow, ...]:
+    """The plan's rows, labelled so that rows of one attack, size and goal can be told apart."""
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in plan:
+        alike.setdefault((row["attack"], row["threat"], row["epsilon"], row["goal"]), []).append(row)
+    telling: dict[str, list[str]] = {}
+    for (attack, *_), rows in alike.items():
+        traits = [{**row["settings"], "until": row["until"]} for row in rows]
+        for name in sorted({name for trait in traits for name in trait}):
+            if len({json.dumps(trait.get(name)) for trait in traits}) > 1 and name not in telling.setdefault(attack, []):
+                telling[attack].append(name)
+
+    def label(row: Mapping[str, Any]) -> str:
+        traits = {**row["settings"], "until": row["until"]}
+        return " ".join([row["attack"], *(f"{name}={traits.get(name, 'default')}" for name in telling.get(row["attack"], []))])
+
+    return tuple(
+        PlanRow(
+            number, row["attack"], label(row), row["settings"], row["goal"], row["threat"], float(row["epsilon"]), row["until"]
+        )
+        for number, row in enumerate(plan)
+    )
+
+
+def _splits(scans: pa.Table, task: Task) -> dict[str, Split]:
+    found = {}
+    for name in ("val", "test"):
+        part = scans.filter(pc.equal(scans["split"], name))
+        targets = part["target"].combine_chunks().flatten().to_numpy(zero_copy_only=False) if len(part) else np.empty(0)
+        targets = targets.astype(np.int64).reshape((-1, len(task.classes)) if task.multilabel else -1)
+        columns = [np.array(part[column].to_pylist(), dtype=np.str_) for column in ("image", "group", "source")]
+        if len(part) or name == "test":
+            found[name] = Split(columns[0], targets, columns[1], columns[2])
+    return found
+
+
+def _same_size(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9)

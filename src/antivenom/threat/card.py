@@ -1,0 +1,87 @@
+"""A threat model in words, as protocols, records and reports write it, and what the words mean.
+
+threat    `linf` or `l2`, then any of `tied channels` and `grid 1/255`, parted by commas
+goal      `untargeted`, `targeted: CLASS`, `against every finding`, `hide: FINDING, ...`, `invent: FINDING, ...`
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from antivenom.errors import SettingsError
+from antivenom.task import Task
+from antivenom.threat.goals import Findings, Goal, Targeted, Untargeted
+from antivenom.threat.perturbations import NORMS, PerturbationSet
+from antivenom.threat.pixels import Pixels
+
+UNTARGETED, EVERY_FINDING = "untargeted", "against every finding"
+
+
+def perturbation_set(threat: str, epsilon: float) -> PerturbationSet:
+    """The set that a threat and an epsilon name; the reverse of `PerturbationSet.describe`.
+
+    Raises:
+        SettingsError: a word that means nothing.
+
+    >>> perturbation_set("linf, grid 1/255", 2 / 255).describe()
+    'linf, grid 1/255'
+    """
+    norm, *words = [word.strip() for word in threat.split(",")]
+    if norm not in NORMS:
+        raise SettingsError(f"a threat begins with {' or '.join(NORMS)}, got {threat!r}")
+    tied, grid = False, None
+    for word in words:
+        match = re.fullmatch(r"grid 1/([1-9]\d{0,6})", word)
+        if word == "tied channels":
+            tied = True
+        elif match:
+            grid = 1 / int(match[1])
+        else:
+            raise SettingsError(f"{word!r} in the threat {threat!r} means nothing; 'tied channels' and 'grid 1/255' do")
+    return NORMS[norm](epsilon, Pixels(tied=tied, grid=grid))
+
+
+def goal_for(text: str, task: Task, targets: Tensor, thresholds: Tensor) -> tuple[Goal, Tensor]:
+    """The goal that a text names, and the images that it concerns.
+
+    Args:
+        text: see the module's head.
+        task: what the model decides.
+        targets: `(B,)` class indices or `(B, K)` 0/1.
+        thresholds: `(A,)` logits above which a finding counts as present; only multi-label goals use them.
+
+    Returns:
+        The goal for the images concerned, and `(B,)` bool saying which they are: an image that shows the target already,
+        or shows no finding that could be hidden, is not concerned.
+
+    Raises:
+        SettingsError: the text means nothing for this task.
+        LabelError: a class or finding that the task does not have.
+    """
+    kind, _, names = (part.strip() for part in text.partition(":"))
+    everyone = torch.ones(len(targets), dtype=torch.bool)
+    if not task.multilabel and text == UNTARGETED:
+        return Untargeted(targets), everyone
+    if not task.multilabel and kind == "targeted" and names:
+        target = task.index(names)
+        others = targets != target
+        return Targeted(torch.full_like(targets[others], target)), others
+    if task.multilabel and text == EVERY_FINDING:
+        return Findings.against(targets, thresholds), everyone
+    if task.multilabel and kind in ("hide", "invent") and names:
+        chosen = torch.zeros_like(targets[0], dtype=torch.bool)
+        chosen[[task.index(name.strip()) for name in names.split(",")]] = True
+        present = targets == 1
+        moved = chosen & (present if kind == "hide" else ~present)
+        concerned = moved.any(1)
+        wanted = moved.long() * (-1 if kind == "hide" else 1)
+        return Findings(wanted[concerned], thresholds), concerned
+    known = (
+        "'against every finding', 'hide: FINDING' or 'invent: FINDING'"
+        if task.multilabel
+        else "'untargeted' or 'targeted: CLASS'"
+    )
+    raise SettingsError(f"the goal {text!r} means nothing for this task; write {known}")
