@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ FINDINGS = Task(
     ),
     multilabel=True,
 )
+FACTS = ("title", "sees", "summary", "paper", "url")
 PAPERS = {
     "noise": ("Random noise of full size", "nothing", "Every value moves by the full budget, up or down at random.", "", ""),
     "fgsm": (
@@ -101,7 +102,7 @@ class Run:
     caveats: tuple[str, ...] = ()
     flags: tuple[dict[str, str], ...] = ()
     prevalence: tuple[float, ...] = ()
-    finished: Callable[[dict[str, Any]], bool] = field(default=lambda row: True)
+    finished: Callable[[dict[str, Any]], bool] = bool  # which rows of the plan; a row is never empty
 
     def goal(self) -> str:
         return "against every finding" if self.task.multilabel else "untargeted"
@@ -134,7 +135,7 @@ def write_run(folder: Path, run: Run) -> Path:
     plan = run.plan()
     store.write_document("protocol", _protocol(run, plan))
     store.write_document("provenance", _provenance(run))
-    store.write_document("attacks", {k: dict(zip(("title", "sees", "summary", "paper", "url"), v)) for k, v in PAPERS.items()})
+    store.write_document("attacks", {k: dict(zip(FACTS, v, strict=True)) for k, v in PAPERS.items()})
     scans = [*_scans(run, "val", run.n_val, luck), *_scans(run, "test", run.n_test, luck)]
     store.write_scans(scans)
     scores = {scan.image: _clean_logits(run, scan, luck) for scan in scans}
@@ -164,7 +165,7 @@ def write_shard(
     """Write what one row of the plan left of some images."""
     examples, answers = [], []
     test = 0
-    for place, scan in enumerate(scans):
+    for scan in scans:
         logits = _attacked(run, scan, row, scores[scan.image])
         reached = bool(margin(run.task, row["goal"], logits, scan.target, thresholds) > 0)
         name = f"{number}:{scan.image}"
@@ -261,7 +262,7 @@ def _attacked(run: Run, scan: Scan, row: dict[str, Any], clean: Array) -> Array:
 
 def _pixels(run: Run, scan: Scan, row: dict[str, Any]) -> Array:
     """Something round and dim in the middle of a dark image, with a patterned change of the row's size on top."""
-    luck = np.random.default_rng(abs(hash(scan.image)) % 2**32 if False else sum(map(ord, scan.image)))
+    luck = np.random.default_rng(sum(map(ord, scan.image)))
     y, x = np.mgrid[: run.size, : run.size] / run.size - 0.5
     image = np.zeros((run.channels, run.size, run.size))
     for sign in (-1, 1):
@@ -308,7 +309,7 @@ def _protocol(run: Run, plan: list[dict[str, Any]]) -> dict[str, Any]:
             "name": run.name,
             "title": run.title,
             "digest": "cd" * 32,
-            "size": run.size,
+            "size": [run.size, run.size],
             "channels": run.channels,
             "val": run.n_val,
             "test": run.n_test,

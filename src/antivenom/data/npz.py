@@ -47,7 +47,7 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, row: int) -> np.ndarray[Any, Any]:
-        return self.rows(row, row + 1)[0]
+        return np.asarray(self.rows(row, row + 1)[0])
 
     def rows(self, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Rows `start` to `stop`, read from disk.
@@ -142,9 +142,7 @@ def _info(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
         raise DataError(f"{path}: no array {name!r}; it holds {present or 'nothing'}") from None
 
 
-def _header(
-    file: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str
-) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _header(file: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, Fortran order, type and length of an array's header, which must agree with the size of the member."""
     try:
         version = npy.read_magic(file)
@@ -187,7 +185,9 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> No
         target.parent.mkdir(parents=True, exist_ok=True)
         room = shutil.disk_usage(target.parent).free
         if room < info.file_size:
-            raise DataError(f"{target.parent}: unpacking {info.filename} takes {info.file_size:,} bytes, {room:,} are free; {advice}")
+            raise DataError(
+                f"{target.parent}: unpacking {info.filename} takes {info.file_size:,} bytes, {room:,} are free; {advice}"
+            )
         with archive.open(info) as packed, part.open("wb") as file:
             shutil.copyfileobj(packed, file, _PIECE)
         part.replace(target)

@@ -224,8 +224,9 @@ def _from_picture(path: Path, channels: int | None) -> Tensor:
         raise ImageError(f"not a {known} file, or its beginning is damaged") from None
     with picture:
         check_size(picture.height, picture.width)
-        if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-            raise ImageError(f"holds {picture.n_frames} pictures; one is wanted")
+        pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+        if pages > 1:
+            raise ImageError(f"holds {pages} pictures; one is wanted")
         upright: Any = ImageOps.exif_transpose(picture)
         if upright.mode == "F" or upright.mode.startswith("I;16"):
             return with_channels(from_array(_native(np.array(upright)), path.name), channels)

@@ -229,19 +229,28 @@ def group_codes(groups: Array | None, length: int) -> Array:
     return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
 
 
-def effective_interval(
-    value: float, variance: float, *, most: float, groups: int, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Give (low, high, effective n) of a figure in [0, 1] from its variance between groups.
+def variance_between(influence: Array, groups: int) -> float:
+    """Give the variance of a figure whose error is the sum of one influence per group; 0 where groups do not differ.
 
     Args:
-        variance: of the figure; 0 where groups do not differ, as at 0 and 1, and then each group counts as one draw.
-        most: what the effective n cannot exceed.
-        groups: that the variance was seen between.
+        influence: what each group adds to the error; groups that do not count add 0.
+        groups: that count: of a comparison between two kinds, those of the rarer kind.
     """
-    spread = value * (1 - value)
-    # Relative to that of independent draws, a rounding error is no variance.
-    known = groups > 1 and variance > 1e-12 * spread / most
+    variance = float(influence @ influence) * groups / max(1, groups - 1)
+    return variance if variance > 1e-24 else 0.0  # less is a rounding error
+
+
+def effective_interval(
+    value: float, influence: Array, most: float, groups: int, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Give (low, high, effective n) of a figure in [0, 1] whose error is the sum of one influence per group.
+
+    Args:
+        influence, groups: as in `variance_between`. Where the groups do not differ, as at 0 and 1, each counts as one draw.
+        most: what the effective n cannot exceed.
+    """
+    variance, spread = variance_between(influence, groups), value * (1 - value)
+    known = groups > 1 and variance > 0 and spread > 0
     effective = max(1.0, min(most, spread / variance)) if known else float(groups)
     quantile = _student(0.5 + level / 2, groups - 1) if groups > 1 else NormalDist().inv_cdf(0.5 + level / 2)
     return *_score(value, effective, quantile), effective
@@ -268,8 +277,7 @@ def _combine(values: Array, weights: Array, codes: Array, level: float) -> Estim
             effective += totals[r]
         else:
             present = int((counts[:, r] > 0).sum())
-            variance = float(influence[:, r] @ influence[:, r]) * present / max(1, present - 1)
-            low, high, size = effective_interval(share, variance, most=totals[r], groups=present, level=level)
+            low, high, size = effective_interval(share, influence[:, r], totals[r], present, level)
             effective, plain = effective + size, False
         below[r], above[r] = share - low, high - share
 

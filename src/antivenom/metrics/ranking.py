@@ -49,7 +49,7 @@ def auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, 
     rarer kind.
 
     >>> print(auroc_estimate(np.arange(8.0), np.arange(8) > 3))
-    1.000 [0.417, 1.000], n = 8
+    1.000 [0.283, 1.000], n = 8
     """
     truth = np.asarray(truth, dtype=bool)
     codes = group_codes(groups, len(truth))
@@ -57,9 +57,8 @@ def auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, 
     value = auroc(scores, truth)
     if math.isnan(value):
         return Estimate(math.nan, math.nan, math.nan, len(truth), count, "undefined")
-    rarer = min(len(np.unique(codes[truth])), len(np.unique(codes[~truth])))
-    variance = variance_by_group(auroc_influence(scores, truth), truth, codes)
-    low, high, effective = effective_interval(value, variance, most=len(truth), groups=rarer, level=level)
+    influence = np.bincount(codes, auroc_influence(scores, truth), count)
+    low, high, effective = effective_interval(value, influence, len(truth), rarer_groups(truth, codes), level)
     return Estimate(value, low, high, len(truth), count, f"DeLong's variance by group (effective n = {effective:.0f})")
 
 
@@ -73,17 +72,9 @@ def auroc_influence(scores: Array, truth: Array) -> Array:
     return influence
 
 
-def variance_by_group(influence: Array, truth: Array, codes: Array) -> float:
-    """Give the variance of a sum of influences `(N,)` of images that come in groups.
-
-    Each kind is corrected for its own number of groups, since the few positives of a rare finding carry most of the variance.
-    """
-    scaled = np.array(influence, dtype=float)
-    for kind in (truth, ~truth):
-        groups = len(np.unique(codes[kind]))
-        scaled[kind] *= math.sqrt(groups / max(1, groups - 1))
-    sums = np.bincount(codes, scaled)
-    return float(sums @ sums)
+def rarer_groups(truth: Array, codes: Array) -> int:
+    """Count the groups `(N,)` that hold the rarer kind of truth `(N,)` bool: what an AUROC's uncertainty hangs on."""
+    return min(len(np.unique(codes[truth])), len(np.unique(codes[~truth])))
 
 
 def placements(scores: Array, truth: Array) -> tuple[Array, Array]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from antivenom.errors import InputError
-from antivenom.metrics.intervals import group_codes
-from antivenom.metrics.ranking import auroc, auroc_influence, variance_by_group
+from antivenom.metrics.intervals import group_codes, variance_between
+from antivenom.metrics.ranking import auroc, auroc_influence, rarer_groups
 
 Array = np.ndarray[Any, Any]
 
@@ -101,8 +101,9 @@ def delong(first: Array, second: Array, truth: Array, groups: Array | None = Non
     if math.isnan(value):
         return Difference(math.nan, math.nan, math.nan, math.nan)
     truth = np.asarray(truth, dtype=bool)
-    influence = auroc_influence(first, truth) - auroc_influence(second, truth)
-    error = math.sqrt(variance_by_group(influence, truth, group_codes(groups, len(truth))))
+    codes = group_codes(groups, len(truth))
+    influence = np.bincount(codes, auroc_influence(first, truth) - auroc_influence(second, truth))
+    error = math.sqrt(variance_between(influence, rarer_groups(truth, codes)))
     if error == 0:
         return Difference(value, math.nan, math.nan, 1.0 if value == 0 else math.nan)
     normal = NormalDist()

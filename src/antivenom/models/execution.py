@@ -148,7 +148,7 @@ def _folded(model: nn.Module, like: Tensor) -> nn.Module:
     twin = copy.deepcopy(model).requires_grad_(False)
     for convolution, norm in _meetings(model, like):
         _fold(twin, convolution, norm)
-    return twin
+    return twin.eval()  # a new layer begins in training mode
 
 
 def _halved(model: nn.Module, like: Tensor) -> nn.Module:
@@ -164,7 +164,7 @@ def _halved(model: nn.Module, like: Tensor) -> nn.Module:
     for name in linears[-1:]:
         twin.set_submodule(name, _Between(twin.get_submodule(name).float(), torch.float32, torch.float32))
     twin.to(memory_format=torch.channels_last)
-    return twin
+    return twin.eval()
 
 
 class _Between(nn.Module):

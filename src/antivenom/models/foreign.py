@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +122,28 @@ def from_import(spec: str, task: Task, channels: int, size: tuple[int, int] | No
         SettingsError: no such module or factory, or it returned something else.
         ModelError: what it returned does not fit the task.
     """
+    with _here_on_path():
+        factory = _factory(spec)
+        made = factory(task) if _takes_task(factory) else factory()
+    if isinstance(made, Classifier):
+        return _checked(made, spec, task, channels).eval()
+    if not isinstance(made, nn.Module):
+        raise SettingsError(f"{spec} returned {type(made).__name__}; it must return a torch.nn.Module or a Classifier")
+    return adopt(made, task, channels=channels, size=size, architecture=spec).eval()
+
+
+@contextlib.contextmanager
+def _here_on_path() -> Iterator[None]:
+    """Find modules in the working folder, as `python -m` does and a console script does not."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _factory(spec: str) -> Callable[..., Any]:
     place, _, name = spec.partition(":")
     if not place or not name:
         raise SettingsError(f"{spec!r} names no factory; write it as package.module:factory")
@@ -127,17 +153,12 @@ def from_import(spec: str, task: Task, channels: int, size: tuple[int, int] | No
         raise SettingsError(f"cannot import {place!r} ({error}); run from the folder that holds it, or install it") from error
     except AttributeError:
         raise SettingsError(f"{place!r} has no {name!r}; write the model's factory as package.module:factory") from None
-    made = factory(task) if _takes_task(factory) else factory()
-    if isinstance(made, Classifier):
-        return _checked(made, spec, task, channels).eval()
-    if not isinstance(made, nn.Module):
-        raise SettingsError(f"{spec} returned {type(made).__name__}; it must return a torch.nn.Module or a Classifier")
-    return adopt(made, task, channels=channels, size=size, architecture=spec).eval()
-
-
-def _takes_task(factory: object) -> bool:
     if not callable(factory):
-        raise SettingsError(f"{factory!r} cannot be called; name a function that returns the model")
+        raise SettingsError(f"{spec} is {type(factory).__name__}, not a function that returns the model")
+    return cast("Callable[..., Any]", factory)
+
+
+def _takes_task(factory: Callable[..., Any]) -> bool:
     required = [p for p in inspect.signature(factory).parameters.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD]
     if len(required) > 1:
         raise SettingsError(f"{factory!r} takes {len(required)} arguments; a factory takes none, or the task")

@@ -4,18 +4,20 @@ The unit of a figure is the decision: one an image, or one an image and finding 
 decision of several classes is the largest logit; that of a finding is its logit against the operating point, which the run
 chose on clean validation images. Intervals are clustered by patient.
 
-A row of the plan counts as measured when every image of its split has an example and an answer. Reading refuses records
-that contradict each other: an example that says it fooled the model and an answer that is right, an example outside its
-own ball, a row made by another attack than the plan says.
+A row of the plan counts as measured when every image that its goal concerns has an example and an answer; an image that
+already is as the adversary wants it is left alone, and its clean answer stands. Reading refuses records that contradict
+each other: an example that says it fooled the model and an answer that is right, an example outside its own ball, a row made
+by another attack than the plan says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +27,7 @@ import pyarrow.compute as pc
 
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.metrics import calibration, classification, ranking, robustness
-from antivenom.metrics.intervals import Estimate, average_proportion, effective_interval, group_codes, proportion
+from antivenom.metrics.intervals import Estimate, effective_interval, estimate, group_codes, paired_difference, proportion
 from antivenom.records.store import Store
 from antivenom.task import Task
 
@@ -33,7 +35,7 @@ Array = np.ndarray[Any, Any]
 
 CLEAN, NOISE = "none", "noise"
 
-# What one forward pass and the next may differ by, as a share of the largest logit: batches, threads and devices round otherwise.
+# What two forward passes may differ by, as a share of the largest logit: batches, threads and devices round otherwise.
 ROUNDING = 1e-3
 
 
@@ -72,9 +74,15 @@ class PlanRow:
         return self.attack == NOISE
 
     @property
+    def unbounded(self) -> bool:
+        """Whether every value may become any other: a check of the attack, and no point of a security curve."""
+        return self.threat.split(",")[0] == "linf" and self.epsilon >= 1
+
+    @property
     def target(self) -> str | None:
         """The class that the adversary wants, where it wants one."""
-        return self.goal.removeprefix("targeted: ") if self.goal.startswith("targeted: ") else None
+        kind, _, name = self.goal.partition(":")
+        return name.strip() if kind == "targeted" else None
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,8 @@ class Outcome:
     """What one row of the plan left of the images of one split, in the split's order.
 
     Attributes:
-        logits: `(N, A)` float32 answers of the audited model.
+        logits: `(N, A)` float32 answers of the audited model; the clean ones where an image was left alone.
+        concerned: `(N,)` whether the goal concerns the image; where not, it was left alone.
         reached: `(N,)` whether the goal was met, as judged when the attack ran.
         linf, l2: `(N,)` size of the change in units of the [0, 1] range.
         queries, gradients: `(N,)` forward and backward passes spent.
@@ -134,6 +143,7 @@ class Outcome:
     """
 
     logits: Array
+    concerned: Array
     reached: Array
     linf: Array
     l2: Array
@@ -167,16 +177,18 @@ class Calibration:
     """How far stated probabilities come true.
 
     Attributes:
-        error: expected calibration error (top class, or mean over findings).
-        brier: mean squared error of the probabilities.
+        error: expected calibration error (top class, or mean over findings); few images per bin bias it upwards, and its
+            resamples more so, hence its interval is stretched to hold it.
+        gap: mean stated probability of what was answered less the share that came true; above 0 the model is too sure.
+        brier: squared error of the probabilities, summed over classes (0 to 2) or mean over findings (0 to 1).
         reliability: the bins of the diagram; over all findings together where there are several.
         n: decisions.
     """
 
-    error: float
-    brier: float
+    error: Estimate
+    gap: Estimate
+    brier: Estimate
     reliability: calibration.Reliability
-    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +204,7 @@ class Audit:
         attacks: facts by attack name.
         rows: the whole plan.
         progress: by row number, images measured and images wanted.
-        splits: `test`, and `val` where the run has one.
+        splits: `val` and `test`.
         outcomes: by row number and split, for measured rows.
     """
 
@@ -226,19 +238,24 @@ class Audit:
             facts = store.document("attacks") if store.has_document("attacks") else {}
             attacks = {name: AttackFacts(name, **fact) for name, fact in facts.items()}
         splits = _splits(store.scans(), task)
+        for name, count in (("val", protocol["data"]["val"]), ("test", protocol["data"]["test"])):
+            if len(splits[name]) != count:
+                raise RecordsError(f"{store.folder}: the protocol has {count} {name} images, scans.parquet {len(splits[name])}")
         found = _Gathered.of(store, model, len(task.classes))
-        progress, outcomes = {}, {}
+        progress: dict[int, tuple[int, int]] = {}
+        outcomes: dict[tuple[int, str], Outcome] = {}
         for row in rows:
             mine = found.of_row(row)
+            done = wanted = 0
             # Only clean images are measured on both splits: an operating point is chosen without an adversary.
-            parts = {name: mine.on(split) for name, split in splits.items() if row.clean or name == "test"}
-            progress[row.number] = sum(len(p.order) for p in parts.values()), sum(len(splits[name]) for name in parts)
-            for name, part in parts.items():
-                if len(part.order) == len(splits[name]):
-                    outcomes[row.number, name] = part.outcome()
-        audit = cls(
-            store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes
-        )
+            for name in ("val", "test") if row.clean else ("test",):
+                concerned = np.asarray(open_to(row.goal, task, splits[name].targets).any(1) | row.clean)
+                part = mine.on(splits[name])
+                done, wanted = done + len(part.positions), wanted + int(concerned.sum())
+                if concerned[part.positions].sum() == concerned.sum() and (row.clean or (0, name) in outcomes):
+                    outcomes[row.number, name] = part.outcome(concerned, outcomes.get((0, name)))
+            progress[row.number] = done, wanted
+        audit = cls(store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes)
         audit._check()
         return audit
 
@@ -264,21 +281,25 @@ class Audit:
         return (number, split) in self.outcomes
 
     def select(self, threat: str, goal: str | None = None, *, epsilon: float | None = None) -> tuple[PlanRow, ...]:
-        """Give the measured rows of a threat (and size): the attacks with this goal, and the noise, which has none."""
+        """Give the measured rows of a threat (and size) with this goal, the noise among them.
+
+        Noise wants nothing, so that of another goal stands in where a goal has none of its own.
+        """
         goal = goal or self.goals[0]
+        lonely = not any(row.control and row.goal == goal for row in self.rows)
         return tuple(
             row
             for row in self.rows
             if row.threat == threat
             and not row.clean
-            and (row.goal == goal or row.control)
+            and (row.goal == goal or (row.control and lonely))
             and (epsilon is None or _same_size(row.epsilon, epsilon))
             and self.measured(row.number)
         )
 
     def epsilons(self, threat: str, goal: str | None = None) -> tuple[float, ...]:
-        """Give the sizes at which something was measured, ascending."""
-        return tuple(sorted({row.epsilon for row in self.select(threat, goal)}))
+        """Give the sizes at which something was measured, ascending, the unbounded one left out."""
+        return tuple(sorted({row.epsilon for row in self.select(threat, goal) if not row.unbounded}))
 
     def outcome(self, number: int, split: str = "test") -> Outcome:
         """Give what a row left of a split.
@@ -359,9 +380,11 @@ class Audit:
         return self.balanced_accuracy_of(self.right(number))
 
     @property
-    def constant_accuracy(self) -> float:
+    def constant_accuracy(self) -> Estimate:
         """Accuracy of the best constant answer on the test images; its balanced accuracy is `constant_balanced_accuracy`."""
-        return classification.constant_accuracy(self.targets, multilabel=self.task.multilabel)
+        if self.task.multilabel:
+            return self.accuracy_of(self.targets == (self.targets.mean(0) > 0.5))
+        return self.accuracy_of(self.targets == np.bincount(self.targets).argmax())
 
     @property
     def constant_balanced_accuracy(self) -> float:
@@ -380,14 +403,19 @@ class Audit:
     def success(self, number: int) -> Array:
         """Whether the adversary got what it wanted, `(N, D)`: NaN where nothing was to be gained.
 
-        Decisions that were wrong before the attack do not count; with a wanted class, nor do images that have it.
+        Decisions that were wrong before the attack do not count, nor do those that the goal does not concern.
         """
-        row, clean = self.rows[number], self.right(0)
+        return self._gained(self.rows[number].goal, self._resisted(number))
+
+    def _resisted(self, number: int) -> Array:
+        """Which decisions are not as the adversary wants them, `(N, D)` bool."""
+        row = self.rows[number]
         if row.target is None:
-            return robustness.fooled(clean, self.right(number))
-        wanted = self.task.index(row.target)
-        open_to_it = clean & (self.targets[:, None] != wanted)
-        return np.where(open_to_it, (self.decisions(number) == wanted)[:, None], np.nan)
+            return self.right(number)
+        return np.asarray(self.decisions(number)[:, None] != self.task.index(row.target))
+
+    def _gained(self, goal: str, resisted: Array) -> Array:
+        return np.where(self.right(0) & open_to(goal, self.task, self.targets), ~resisted, np.nan)
 
     def success_rate(self, number: int) -> Estimate:
         """Share of decisions that the adversary turned as wanted, of those first right."""
@@ -433,15 +461,25 @@ class Audit:
             pairs.append((found, cleared))
         return pairs
 
-    def calibration(self, number: int = 0, *, bins: int = 10) -> Calibration:
-        """How far stated probabilities come true under a row."""
-        logits, multilabel = self.logits(number), self.task.multilabel
-        confidence, happened = calibration.stated(logits, self.targets, multilabel=multilabel)
+    def calibration(self, number: int = 0, *, bins: int = 10, draws: int = 500) -> Calibration:
+        """How far stated probabilities come true under a row; the calibration error's interval resamples patients."""
+        logits, targets, multilabel = self.logits(number), self.targets, self.task.multilabel
+
+        def error(rows: Array) -> float:
+            return calibration.expected_calibration_error(logits[rows], targets[rows], multilabel=multilabel, bins=bins)
+
+        found = estimate(error, self.groups, draws=draws)
+        confidence, happened = calibration.stated(logits, targets, multilabel=multilabel)
+        chances = calibration.probabilities(logits, multilabel=multilabel)
+        squares = (chances - classification.one_hot(targets, chances.shape[1], multilabel=multilabel)) ** 2
+        # As shares: the sum over classes is 2 at most.
+        brier = proportion(squares.mean(1) if multilabel else squares.sum(1) / 2, self.groups)
+        factor = 1 if multilabel else 2
         return Calibration(
-            calibration.expected_calibration_error(logits, self.targets, multilabel=multilabel, bins=bins),
-            calibration.brier(logits, self.targets, multilabel=multilabel),
+            replace(found, low=min(found.low, found.value)),
+            paired_difference(confidence, happened, self.groups),
+            replace(brier, value=factor * brier.value, low=factor * brier.low, high=factor * brier.high),
             calibration.reliability(confidence, happened, bins=bins),
-            int(confidence.size),
         )
 
     def confusion(self, number: int = 0) -> Array:
@@ -489,20 +527,21 @@ class Audit:
         Raises:
             NotMeasuredError: no row of this threat, size and goal is measured.
         """
+        goal = goal or self.goals[0]
         if not self.select(threat, goal, epsilon=epsilon):
-            raise NotMeasuredError(f"nothing is measured for {threat} at epsilon {epsilon:g} and goal '{goal or self.goals[0]}'")
-        inside = [row for row in self.select(threat, goal) if row.epsilon <= epsilon * (1 + 1e-9)]
-        rows = (self.rows[0], *inside)
-        rights = [self.right(row.number) for row in rows]
-        kept, worst = robustness.worst_case(rights), robustness.worst_example(rights)
-        if inside[-1].target is None:
-            success = robustness.fooled(rights[0], kept)
-        else:
-            success = np.max([self.success(row.number) for row in inside if not row.control], axis=0)
+            raise NotMeasuredError(f"nothing is measured for {threat} at epsilon {epsilon:g} and goal '{goal}'")
+        rows = (self.rows[0], *(row for row in self.select(threat, goal) if row.epsilon <= epsilon * (1 + 1e-9)))
+        resisted = [self._resisted(row.number) for row in rows]
+        # What the goal does not concern cannot make one example worse than another.
+        idle = ~open_to(goal, self.task, self.targets)
+        worst = robustness.worst_example([kept | idle for kept in resisted])
+        images = np.arange(len(worst))
+        right = np.stack([self.right(row.number) for row in rows])[worst, images]
+        success = self._gained(goal, np.stack(resisted)[worst, images])
         return WorstCase(
-            kept,
+            right,
             np.array([row.number for row in rows])[worst],
-            self.accuracy_of(kept),
+            self.accuracy_of(right),
             proportion(success, self.groups),
             rows,
         )
@@ -513,7 +552,8 @@ class Audit:
         Raises:
             NotMeasuredError: no row of it is measured.
         """
-        rows = sorted((r for r in self.select(threat, goal) if r.label == label), key=lambda row: row.epsilon)
+        chosen = (row for row in self.select(threat, goal) if row.label == label and not row.unbounded)
+        rows = sorted(chosen, key=lambda row: row.epsilon)
         if not rows:
             raise NotMeasuredError(f"no row of {label} is measured for {threat} and goal '{goal or self.goals[0]}'")
         return [(0.0, self.accuracy()), *((row.epsilon, self.accuracy(row.number)) for row in rows)]
@@ -546,33 +586,23 @@ class Audit:
                 continue
             margins = self._margins(row, outcome.logits, self.splits[split].targets)
             slack = ROUNDING * np.maximum(1, np.abs(outcome.logits).max(1))
-            wrong = np.where(outcome.reached, margins < -slack, margins > slack)
+            wrong = np.where(outcome.reached, margins < -slack, margins > slack) & outcome.concerned
             if wrong.any():
-                image = self.splits[split].images[int(np.flatnonzero(wrong)[0])]
+                first = int(np.flatnonzero(wrong)[0])
                 raise RecordsError(
                     f"{self.folder}: row {number} ({row.label}) says that the goal '{row.goal}' was "
-                    f"{'reached' if outcome.reached[np.flatnonzero(wrong)[0]] else 'not reached'} on {image}, "
-                    "but the recorded answer says otherwise; the model was not deterministic or the records were changed"
+                    f"{'' if outcome.reached[first] else 'not '}reached on {self.splits[split].images[first]}, but the answer "
+                    "says otherwise: records were changed, or come from another model; run again into a new folder"
                 )
 
     def _margins(self, row: PlanRow, logits: Array, targets: Array) -> Array:
-        """How far a row's goal is met by each answer `(N,)`; NaN where it cannot be told."""
-        logits = logits.astype(np.float64)
-        every = np.arange(len(logits))
+        """How far a row's goal is met by each answer `(N,)`."""
         if self.task.multilabel:
-            signed = (1 - 2 * targets) * (logits - np.nan_to_num(self.thresholds, nan=0.0))
-            # Findings without a threshold may have been judged otherwise or left alone.
-            signed = signed[:, ~np.isnan(self.thresholds)]
-            if row.goal == "against every finding":
-                return np.asarray(signed.min(1)) if not np.isnan(self.thresholds).any() else np.full(len(logits), np.nan)
-            return np.asarray(signed.max(1)) if row.goal == "against any finding" else np.full(len(logits), np.nan)
-        if row.goal != "untargeted" and row.target is None:
-            return np.full(len(logits), np.nan)
-        own = targets if row.target is None else np.full(len(logits), self.task.index(row.target))
-        rest = logits.copy()
-        rest[every, own] = -np.inf
-        lead = rest.max(1) - logits[every, own]
-        return np.asarray(lead if row.target is None else -lead)
+            ahead = (1 - 2 * targets) * (logits - self._convention()["thresholds"])
+            return np.asarray(np.where(open_to(row.goal, self.task, targets), ahead, np.inf).min(1))
+        own = targets if row.target is None else np.full(len(targets), self.task.index(row.target))
+        lead = _lead(logits, own)
+        return lead if row.target is not None else -lead
 
 
 @dataclass(frozen=True, eq=False)
@@ -603,7 +633,7 @@ class _Gathered:
         """The examples of one row of the plan, which must be what the plan says."""
         mine = np.asarray(pc.equal(self.examples["row"], row.number).to_numpy(), dtype=bool)
         part = self.examples.filter(pa.array(mine))
-        for name in ("attack", "goal", "threat", "until"):
+        for name in ("attack", "goal", "until") if row.clean else ("attack", "goal", "threat", "until"):
             strange = set(pc.unique(part[name]).to_pylist()) - {getattr(row, name)}
             if strange:
                 raise RecordsError(
@@ -631,36 +661,72 @@ class _Placed:
     order: Array
     positions: Array
 
-    def outcome(self) -> Outcome:
-        columns = {
-            name: self.examples[name].to_numpy()[self.order] for name in ("reached", "linf", "l2", "queries", "gradients")
-        }
+    def outcome(self, concerned: Array, clean: Outcome | None) -> Outcome:
+        """Laid out over the split; an image without an example keeps its clean answer."""
+        n, places = len(concerned), self.positions
+        found = self.logits[self.order]
+        logits = np.empty((n, found.shape[1]), dtype=np.float32) if clean is None else clean.logits.copy()
+        logits[places] = found
+
+        def column(name: str) -> Array:
+            values = self.examples[name].to_numpy()[self.order]
+            whole = np.zeros(n, dtype=values.dtype)
+            whole[places] = values
+            return whole
+
         flags = self.examples["flags"].to_pylist()
         digests = self.examples["pixels"].to_pylist()
-        raised = sorted({name for names in flags for name in names})
+        raised: dict[str, Array] = {}
+        for place, i in zip(places, self.order, strict=True):
+            for name in flags[i]:
+                raised.setdefault(name, np.zeros(n, dtype=bool))[place] = True
         return Outcome(
-            logits=self.logits[self.order],
-            flags={name: np.array([name in flags[i] for i in self.order]) for name in raised},
-            pixels={int(p): digests[i] for p, i in zip(self.positions, self.order, strict=True) if digests[i]},
-            **columns,
+            logits,
+            concerned,
+            column("reached"),
+            column("linf"),
+            column("l2"),
+            column("queries"),
+            column("gradients"),
+            {name: raised[name] for name in sorted(raised)},
+            {int(p): digests[i] for p, i in zip(places, self.order, strict=True) if digests[i]},
         )
 
 
-class _understood:  # noqa: N801
+def open_to(goal: str, task: Task, targets: Array) -> Array:
+    """Say which decisions a goal concerns, `(N, D)` bool: those that are not yet as the adversary wants them to be.
+
+    Raises:
+        RecordsError: the goal means nothing to this version.
+
+    >>> open_to("targeted: ill", Task(("well", "ill")), np.array([0, 1])).tolist()
+    [[True], [False]]
+    """
+    kind, _, names = (part.strip() for part in goal.partition(":"))
+    if not task.multilabel and goal == "untargeted":
+        return np.ones((len(targets), 1), dtype=bool)
+    if not task.multilabel and kind == "targeted":
+        return np.asarray(targets[:, None] != task.index(names))
+    if task.multilabel and goal == "against every finding":
+        return np.ones(targets.shape, dtype=bool)
+    if task.multilabel and kind in ("hide", "invent"):
+        chosen = np.isin(np.arange(len(task.classes)), [task.index(name.strip()) for name in names.split(",")])
+        return np.asarray(chosen & (targets == (kind == "hide")))
+    raise RecordsError(
+        f"the goal {goal!r} means nothing to this version of antivenom; read these records with the one that wrote them"
+    )
+
+
+@contextlib.contextmanager
+def _understood(folder: Path) -> Iterator[None]:
     """Turn a document that lacks what it should hold into one sentence."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyError | TypeError):
-            raise RecordsError(
-                f"a document of {self.folder} was written by another version of antivenom or changed by hand ({error}); "
-                "read it with that version, or run the audit again into a new folder"
-            ) from error
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordsError(
+            f"a document of {folder} was written by another version of antivenom or changed by hand ({error!r}); "
+            "read it with that version, or run the audit again into a new folder"
+        ) from error
 
 
 def _plan(plan: Sequence[Mapping[str, Any]]) -> tuple[PlanRow, ...]:
@@ -694,9 +760,15 @@ def _splits(scans: pa.Table, task: Task) -> dict[str, Split]:
         targets = part["target"].combine_chunks().flatten().to_numpy(zero_copy_only=False) if len(part) else np.empty(0)
         targets = targets.astype(np.int64).reshape((-1, len(task.classes)) if task.multilabel else -1)
         columns = [np.array(part[column].to_pylist(), dtype=np.str_) for column in ("image", "group", "source")]
-        if len(part) or name == "test":
-            found[name] = Split(columns[0], targets, columns[1], columns[2])
+        found[name] = Split(columns[0], targets, columns[1], columns[2])
     return found
+
+
+def _lead(logits: Array, own: Array) -> Array:
+    """How far the logit of one class `(N,)` lies above all others, `(N,)`."""
+    rest = logits.copy()
+    rest[np.arange(len(own)), own] = -np.inf
+    return np.asarray(logits[np.arange(len(own)), own] - rest.max(1))
 
 
 def _same_size(one: float, other: float) -> bool:

@@ -1,1 +1,1 @@
-""""""
+"""One self-contained page of an audit, from its records alone; no model is run."""

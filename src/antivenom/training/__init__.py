@@ -1,1 +1,1 @@
-""""""
+"""How a classifier comes by its weights: recipes, augmentation, losses and the loop."""

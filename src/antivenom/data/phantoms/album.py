@@ -5,10 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
 from antivenom.data.imageset import ImageSet, Index
@@ -66,7 +68,9 @@ class Album:
     def draw(self, position: int) -> Scan:
         """Draw a picture, whether it is kept or not."""
         chance = Chance.of(self.modality, self.seed, int(self.patients[position]), position)
-        return MODALITIES[self.modality].draw(canvas(self.size), self.task, self.targets[position], chance)
+        # On small matrices, threads that wait for each other cost ten times what they save when the machine is busy.
+        with _threads().limit(limits=1, user_api="blas"):
+            return MODALITIES[self.modality].draw(canvas(self.size), self.task, self.targets[position], chance)
 
     def _drawn(self, position: int) -> tuple[Array, Array]:
         kept: dict[int, tuple[Array, Array]] = self.__dict__["_kept"]
@@ -81,6 +85,11 @@ class Album:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
+
+
+@cache
+def _threads() -> Any:
+    return ThreadpoolController()
 
 
 def collect(modality: str, *, n: int, size: int, seed: int, task: str | None) -> ImageSet:

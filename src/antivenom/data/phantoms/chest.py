@@ -181,9 +181,8 @@ def _markings(canvas: Canvas, body: Random, frame: Frame, lung: Array) -> Array:
     heading = np.concatenate([fan + 0.15, np.pi - fan - 0.15])
     length = body.uniform(0.40, 0.62, 2 * per_side)
     width = body.uniform(0.012, 0.018, 2 * per_side)
-    drawn = np.zeros_like(lung)
-    for tree in grow(body, start, heading, length, width, branches=(3, 2), spread=0.6, wander=0.12, points=9):
-        drawn += canvas.strokes(frame.place(tree.paths), tree.width, tree.strength)
+    tree = grow(body, start, heading, length, width, branches=(3, 2), spread=0.6, wander=0.12, points=9)
+    drawn = canvas.strokes(frame.place(tree.paths), tree.width, np.ones_like(tree.width))
     hila = frame.place(np.array([[0.16, -0.03], [0.18, 0.05], [-0.17, -0.01], [-0.18, 0.08], [0.15, -0.1], [-0.14, -0.09]]))
     drawn += canvas.dots(hila[:, 0], hila[:, 1], np.full(6, 0.05), body.uniform(0.5, 1.2, 6))
     vascular: Array = lung**0.6 * (0.085 * drawn.clip(0, 2.5) + 0.022 * canvas.texture(body, 14, 3))

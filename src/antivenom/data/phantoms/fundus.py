@@ -5,7 +5,7 @@ Coordinates: u from the optic disc's side (-1) towards the temple, where the mac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,9 +70,9 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     cup = canvas.inside(cup_at - np.hypot(du + 0.12 * tall, dv), 0.05)
 
     vessels = np.zeros_like(u)
-    for tree in _arcades(body, disc_at, macula, tall):
-        points = tree.paths * [mirror, 1]
-        vessels += canvas.strokes(frame.place(points), tree.width, tree.strength)
+    for wide, dark in ((0.0155, 1.0), (0.0115, 0.62)):  # veins, arteries
+        tree = _arcades(body, disc_at, tall, wide)
+        vessels += dark * canvas.strokes(frame.place(tree.paths * [mirror, 1]), tree.width, np.ones_like(tree.width))
     # Vessels climb over the rim and thin out in the cup.
     vessels = vessels * (1 - 0.35 * disc)
 
@@ -94,18 +94,14 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     return _Retina(frame, aperture, field, vessels, disc, (mirror * macula[0], macula[1]), colour.astype(np.float32))
 
 
-def _arcades(body: Random, disc: Array, macula: tuple[float, float], tall: float) -> list[Tree]:
-    """Veins and arteries in pairs along the four arcades, and twigs towards the macula."""
-    forest = []
-    for wide, dark in ((0.0155, 1.0), (0.0115, 0.62)):  # veins, arteries
-        heading = np.deg2rad(np.array([-62, 62, -128, 128, -20, 22, 180]) + body.normal(0, 9, 7))
-        bend = np.array([1.45, -1.45, -0.5, 0.5, -0.3, 0.3, 0.0]) * body.uniform(0.85, 1.2, 7)
-        length = np.array([1.75, 1.75, 0.8, 0.8, 0.36, 0.36, 0.45]) * body.uniform(0.85, 1.1, 7)
-        width = wide * np.array([1, 1, 0.75, 0.75, 0.4, 0.4, 0.4]) * body.uniform(0.85, 1.15, 7)
-        start = disc + tall * 0.15 * np.stack([np.cos(heading), np.sin(heading)], -1)
-        for tree in grow(body, start, heading, length, width, bend=bend, branches=(6, 3), spread=0.75, wander=0.07, points=20):
-            forest.append(replace(tree, strength=dark * tree.strength))
-    return forest
+def _arcades(body: Random, disc: Array, tall: float, wide: float) -> Tree:
+    """The vessels of one kind: from the disc along the four arcades, and twigs towards the macula."""
+    heading = np.deg2rad(np.array([-62, 62, -128, 128, -20, 22, 180]) + body.normal(0, 9, 7))
+    bend = np.array([1.45, -1.45, -0.5, 0.5, -0.3, 0.3, 0.0]) * body.uniform(0.85, 1.2, 7)
+    length = np.array([1.75, 1.75, 0.8, 0.8, 0.36, 0.36, 0.45]) * body.uniform(0.85, 1.1, 7)
+    width = wide * np.array([1, 1, 0.75, 0.75, 0.4, 0.4, 0.4]) * body.uniform(0.85, 1.15, 7)
+    start = disc + tall * 0.15 * np.stack([np.cos(heading), np.sin(heading)], -1)
+    return grow(body, start, heading, length, width, bend=bend, branches=(5, 2), spread=0.75, wander=0.07)
 
 
 def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ TASKS = {"melanoma": Task(("benign", "malignant"))}
 # What melanin and blood take from red, green and blue light, and two colours that hide both.
 _MELANIN = np.array([0.62, 1.0, 1.12], np.float32)[:, None, None]
 _BLOOD = np.array([0.16, 0.72, 0.50], np.float32)[:, None, None]
-_VEIL = np.array([0.36, 0.40, 0.54], np.float32)[:, None, None]  # melanin deep in the skin is seen blue
+_VEIL = np.array([0.40, 0.41, 0.51], np.float32)[:, None, None]  # melanin deep in the skin is seen blue
 _SCAR = np.array([0.86, 0.77, 0.76], np.float32)[:, None, None]
 
 # Heights of the 2nd to 9th wave along the border, as shares of the radius.
@@ -88,7 +88,7 @@ def _benign(canvas: Canvas, site: _Site, disease: Random) -> _Pigment:
     cover = canvas.inside(border - site.away, site.blurred)
     share = site.away / border
     melanin = site.dark * (1 + disease.uniform(-0.6, 0.9) * (0.6 - share))
-    melanin *= 1 + disease.uniform(0, 0.30) * _network(canvas, disease) + 0.14 * canvas.texture(disease, 6, 3)
+    melanin *= 1 + disease.uniform(0, 0.20) * _network(canvas, disease) + 0.14 * canvas.texture(disease, 6, 3)
     melanin += _globules(canvas, site, disease, turn=2.4, jitter=0.1)  # the golden angle spreads them evenly
     # Some are one even red, blue or pale in the middle: a colour alone must not give the class away.
     kind = disease.integers(8)
@@ -105,7 +105,7 @@ def _malignant(canvas: Canvas, site: _Site, disease: Random) -> _Pigment:
     cover = canvas.inside((border - site.away) / width, 1.0)
     tint = canvas.texture(disease, 5, 4)
     melanin = site.dark * (1 + 0.7 * np.tanh(1.3 * tint))
-    melanin *= 1 + disease.uniform(0.05, 0.40) * _network(canvas, disease) * canvas.inside(canvas.texture(disease, 3), 0.8)
+    melanin *= 1 + disease.uniform(0.05, 0.30) * _network(canvas, disease) * canvas.inside(canvas.texture(disease, 3), 0.8)
     melanin += _globules(canvas, site, disease, turn=disease.uniform(-0.05, 0.05), jitter=0.6)
 
     def patch(cells: int, rarity: float, strength: float) -> Array:
@@ -130,7 +130,7 @@ def _border(canvas: Canvas, site: _Site, disease: Random, waves: Array, ragged: 
 
 def _network(canvas: Canvas, disease: Random) -> Array:
     """An irregular mesh of pigment around paler holes: where either of two fine noises crosses zero; mean near 0."""
-    cells = int(disease.integers(14, 24))
+    cells = int(disease.integers(22, 34))
     fields = [canvas.texture(disease, cells) for _ in range(2)]
     mesh = np.exp(-2.5 * np.minimum(np.abs(fields[0]), np.abs(fields[1])) ** 2)
     return (mesh - 0.72) / 0.25
@@ -154,12 +154,12 @@ def _photograph(canvas: Canvas, pigment: _Pigment, chance: Chance) -> Array:
     ground *= np.exp(body.normal(0, [0.02, 0.03, 0.04]))
     flush = 0.10 * canvas.texture(pose, 4, 2) + body.uniform(0.02, 0.10) * canvas.texture(pose, 12, 2) + 0.15
     freckle = 0.035 * canvas.texture(pose, 9, 3)
-    freckle -= body.uniform(0.0, 0.05) * _lines(canvas, pose)
+    freckle -= body.uniform(0.0, 0.03) * _lines(canvas, pose)
     melanin = freckle + pigment.cover * pigment.melanin
     blood = flush.clip(0, None) + pigment.cover * pigment.blood
     blood = blood + _capillaries(canvas, body, pose)
     light = ground.astype(np.float32)[:, None, None] * np.exp(-_MELANIN * melanin - _BLOOD * blood)
-    light += (pigment.cover * pigment.veil) * (_VEIL * (1.3 - 0.3 * pigment.melanin).clip(0.5, 1.2) - light)
+    light += (pigment.cover * pigment.veil) * (_VEIL * (1.15 - 0.15 * pigment.melanin).clip(0.6, 1.15) - light)
     light += (pigment.cover * pigment.scar) * (_SCAR - light)
 
     light *= 1 - _hairs(canvas, body, pose) * np.array([0.80, 0.86, 0.90], np.float32)[:, None, None]

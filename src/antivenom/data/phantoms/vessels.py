@@ -11,11 +11,10 @@ from antivenom.data.phantoms.canvas import Array, Random
 
 @dataclass(frozen=True)
 class Tree:
-    """Polylines with a width and a strength at every point."""
+    """Polylines with a width at every point."""
 
     paths: Array  # (P, S, 2)
     width: Array  # (P, S)
-    strength: Array  # (P, S) in [0, 1]
 
 
 def grow(
@@ -31,8 +30,8 @@ def grow(
     spread: float = 0.7,
     shrink: float = 0.6,
     points: int = 14,
-) -> list[Tree]:
-    """Grow trees from roots, one `Tree` per generation.
+) -> Tree:
+    """Grow trees from roots, with all their branches.
 
     Args:
         random: the patient's stream.
@@ -47,7 +46,7 @@ def grow(
         shrink: length and width of a branch relative to its parent.
         points: points of each path.
     """
-    forest = []
+    grown = []
     for generation in range(len(branches) + 1):
         count = len(start)
         turn = random.normal(0, wander, (count, points)) + np.broadcast_to(np.asarray(bend) / points, (count,))[:, None]
@@ -55,7 +54,7 @@ def grow(
         step = np.stack([np.cos(direction), np.sin(direction)], -1) * (length / (points - 1))[:, None, None]
         paths = np.concatenate([start[:, None], start[:, None] + np.cumsum(step[:, :-1], axis=1)], axis=1)
         taper = width[:, None] * np.linspace(1, 0.5, points)
-        forest.append(Tree(paths, taper, np.broadcast_to(np.linspace(1, 0.7, points), taper.shape)))
+        grown.append((paths, taper))
         if generation == len(branches):
             break
         many = branches[generation]
@@ -68,4 +67,4 @@ def grow(
         length = length[parent] * shrink * random.uniform(0.7, 1.2, len(parent))
         width = taper[parent, leave] * shrink * random.uniform(0.8, 1.15, len(parent))
         bend = -0.6 * side * spread
-    return forest
+    return Tree(np.concatenate([paths for paths, _ in grown]), np.concatenate([taper for _, taper in grown]))

@@ -1,0 +1,141 @@
+"""Numbers and sizes as a reader without a degree in either field understands them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from antivenom.metrics.intervals import Estimate
+from antivenom.records.audit import PlanRow
+
+NOT_MEASURED = "not measured"
+
+
+def norm(threat: str) -> str:
+    """The norm of a threat: `linf` or `l2`."""
+    return threat.split(",")[0].strip()
+
+
+def threat_name(threat: str) -> str:
+    """A threat as a heading.
+
+    >>> threat_name("linf, grid 1/255")
+    'L∞, grid 1/255'
+    """
+    name, _, rest = threat.partition(",")
+    return {"linf": "L∞", "l2": "L2"}.get(name, name) + (f",{rest}" if rest else "")
+
+
+def plain(number: float, digits: int = 3) -> str:
+    """A number with as few digits as tell it.
+
+    >>> plain(0.5), plain(8.0), plain(0.47619)
+    ('0.5', '8', '0.476')
+    """
+    return f"{number:.{digits}g}"
+
+
+def size(threat: str, epsilon: float) -> str:
+    """An epsilon as a label: in 255ths of the range for Linf, as it is for other norms.
+
+    >>> size("linf", 2 / 255), size("l2", 0.5)
+    ('2/255', '0.5')
+    """
+    return f"{plain(epsilon * 255)}/255" if norm(threat) == "linf" else plain(epsilon)
+
+
+def size_in_words(threat: str, epsilon: float, values: int) -> str:
+    """An epsilon in a sentence; `values` is channels x height x width, over which other norms spread.
+
+    >>> size_in_words("linf", 2 / 255, 4096)
+    'at most 2 of 255 grey levels in any pixel'
+    """
+    if norm(threat) == "linf":
+        return f"at most {plain(epsilon * 255)} of 255 grey levels in any pixel"
+    return f"{plain(typical_levels(epsilon, values))} of 255 grey levels in a typical pixel (L2 norm {plain(epsilon)})"
+
+
+def typical_levels(epsilon: float, values: int) -> float:
+    """The root mean square change of a value, in grey levels of 8 bits, of a perturbation of that L2 norm."""
+    return 255 * epsilon / math.sqrt(values)
+
+
+def percent(estimate: Estimate, digits: int = 1) -> str:
+    """A share without its interval.
+
+    >>> percent(Estimate(0.834, 0.79, 0.87, 500, 312, "Wilson"))
+    '83.4 %'
+    """
+    return f"{100 * estimate.value:.{digits}f} %" if estimate.measured else NOT_MEASURED
+
+
+def of_hundred(estimate: Estimate) -> str:
+    """How many of a hundred; never 'none' or 'all' by rounding.
+
+    >>> of_hundred(Estimate(0.996, 0.97, 1.0, 250, 250, "Wilson")), of_hundred(Estimate(1.0, 0.97, 1.0, 250, 250, "Wilson"))
+    ('more than 99', '100')
+    """
+    whole = round(100 * estimate.value)
+    if whole == 100 and estimate.value < 1:
+        return "more than 99"
+    if whole == 0 and estimate.value > 0:
+        return "fewer than 1"
+    return str(whole)
+
+
+def interval_of_hundred(estimate: Estimate) -> str:
+    """The interval of a share, of a hundred.
+
+    >>> interval_of_hundred(Estimate(0.834, 0.791, 0.87, 500, 312, "Wilson"))
+    '79 to 87'
+    """
+    return f"{math.floor(100 * estimate.low + 0.5)} to {math.floor(100 * estimate.high + 0.5)}"
+
+
+def sample(estimate: Estimate, unit: str) -> str:
+    """What a figure rests on.
+
+    >>> sample(Estimate(0.834, 0.791, 0.87, 500, 312, "Wilson"), "images")
+    'n = 500 images of 312 patients'
+    """
+    return f"n = {estimate.n:,} {unit}" + (f" of {estimate.groups:,} patients" if estimate.groups < estimate.n else "")
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a sentence.
+
+    >>> listed(["FGSM", "PGD", "Square"])
+    'FGSM, PGD and Square'
+    """
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """A count with its noun.
+
+    >>> counted(1, "image"), counted(3, "patient")
+    ('1 image', '3 patients')
+    """
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def goal_in_words(goal: str) -> str:
+    """What an adversary wants, in a phrase."""
+    kind, _, names = (part.strip() for part in goal.partition(":"))
+    return {
+        "untargeted": "any wrong answer",
+        "targeted": f"the answer ‘{names}’ for images of any other class",
+        "against every finding": "the wrong answer about every finding at once",
+        "hide": f"to hide: {names}",
+        "invent": f"to invent: {names}",
+    }.get(kind, goal)
+
+
+def settings_in_words(row: PlanRow) -> str:
+    """An attack's settings, e.g. `steps 40, step size 0.1`.
+
+    >>> settings_in_words(PlanRow(1, "pgd", "pgd", {"steps": 40, "step_size": 0.1}, "untargeted", "linf", 0.1, "fooled"))
+    'step size 0.1, steps 40'
+    """
+    shown = {k: plain(v) if isinstance(v, float) else str(v) for k, v in sorted(row.settings.items())}
+    return ", ".join(f"{name.replace('_', ' ')} {value.replace('_', ' ')}" for name, value in shown.items())

@@ -1,0 +1,44 @@
+import torch
+
+from antivenom.threat.goals import Findings, Targeted, Untargeted
+from antivenom.threat.objectives import log_likelihood, log_odds, margin
+
+
+def gradient(objective, goal, answer):
+    z = answer.clone().requires_grad_()
+    (found,) = torch.autograd.grad(objective(goal, z).sum(), z)
+    return found
+
+
+def test_log_odds_climb_where_cross_entropy_does():
+    answer = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
+    labels = answer.argmax(1)
+    z = answer.clone().requires_grad_()
+    (entropy,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, labels, reduction="sum"), z)
+    odds = gradient(log_odds, Untargeted(labels), answer)
+    cosine = torch.nn.functional.cosine_similarity(entropy, odds)
+    torch.testing.assert_close(cosine, torch.ones(32))
+
+
+def test_log_odds_do_not_vanish_when_the_model_is_sure():
+    answer = 1000 * torch.tensor([[3.0, 1.0, 0.0]])
+    z = answer.clone().requires_grad_()
+    (entropy,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, torch.tensor([0])), z)
+    assert (entropy == 0).all()
+    assert gradient(log_odds, Untargeted(torch.tensor([0])), answer).abs().max() > 0.9
+
+
+def test_the_margin_sees_the_deciding_class_alone():
+    answer = torch.tensor([[3.0, 1.0, 2.0]])
+    assert gradient(margin, Untargeted(torch.tensor([0])), answer).tolist() == [[-1, 0, 1]]
+    assert gradient(margin, Targeted(torch.tensor([1])), answer).tolist() == [[-1, 1, 0]]
+
+
+def test_a_likelihood_is_binary_cross_entropy_of_the_wanted_findings():
+    answer = torch.tensor([[0.3, -1.2, 0.5]])
+    goal = Findings(torch.tensor([[1, -1, 0]]), torch.zeros(3))
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        answer[:, :2], torch.tensor([[1.0, 0.0]]), reduction="sum"
+    )
+    torch.testing.assert_close(log_likelihood(goal, answer), -entropy[None])
+    assert gradient(log_likelihood, goal, answer)[0, 2] == 0
