@@ -52,6 +52,7 @@ def audit(
         cost = np.ones(len(targets), dtype=np.int64)
         outcomes[number, "test"] = Outcome(
             logits=logits,
+            concerned=np.ones(len(targets), dtype=bool),
             reached=wins if reached is None or number not in reached else reached[number],
             linf=np.zeros(len(targets)),
             l2=np.zeros(len(targets)),
@@ -212,8 +213,9 @@ def test_one_vanished_gradient_of_a_thousand_images_is_an_accident():
         (np.arange(N) % 2, np.arange(N) // 2 % 2, True),  # varied, but no better than chance
         ((np.arange(N) < 2).astype(int), np.zeros(N, dtype=int), True),  # 98 % right, and worth nothing
         ((np.arange(N) < 4).astype(int), (np.arange(N) < 4).astype(int), False),  # 96 % the same, as they are
+        ((np.arange(N) < 5).astype(int), (np.arange(N) < 4).astype(int), False),  # one of five missed
     ],
-    ids=["constant", "right", "chance", "rare disease never found", "rare disease found"],
+    ids=["constant", "right", "chance", "rare disease never found", "rare disease found", "rare disease mostly found"],
 )
 def test_an_answer_that_does_not_depend_on_the_image_is_suspicious(targets, answers, raised):
     found = suspicion.answer_nearly_constant(audit(targets=targets, clean=answers))

@@ -78,6 +78,10 @@ def test_the_order_of_the_images_does_not_matter_even_with_ties():
     assert one.count.sum() == 60
 
 
+def test_a_probability_on_an_edge_belongs_to_the_lower_bin():
+    assert reliability(np.array([0.5, 0.4, 0.6]), np.zeros(3), bins=2).count.tolist() == [2, 1]
+
+
 def test_empty_bins_are_left_out():
     found = reliability(np.array([0.0, 0.04, 1.0]), np.array([0, 1, 1]), bins=10)
     assert found.count.tolist() == [2, 1]

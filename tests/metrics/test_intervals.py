@@ -136,6 +136,12 @@ def test_ignoring_the_patients_would_not_cover():
     assert np.mean([found.low <= 0.5 <= found.high for found in runs]) < 0.75
 
 
+def test_patients_more_alike_than_chance_are_not_worth_more_than_their_images():
+    right = np.append(np.tile([1, 0], 30), [1, 1])  # one of two right in all patients but one
+    found, alone = proportion(right, np.repeat(np.arange(31), 2)), proportion(right)
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.05)
+
+
 # -- averages ----------------------------------------------------------------------------------------------------------
 
 
@@ -286,12 +292,12 @@ def test_undefined_resamples_are_counted_and_too_many_leave_no_interval(defined,
     present = np.arange(200) < defined
 
     def statistic(rows):
-        return float(rows[present[rows]].mean()) if present[rows].any() else math.nan
+        return float(rows.mean()) if present[rows].any() else math.nan
 
     found = estimate(statistic, np.arange(200), draws=300)
     assert found.measured
     assert math.isnan(found.low) is not interval
-    assert ("resamples undefined" in found.method) is not interval
+    assert ("resamples undefined: too many" in found.method) is not interval
 
 
 def test_resamples_that_are_all_alike_give_no_interval():

@@ -6,6 +6,7 @@ from scipy.stats import norm
 from sklearn import metrics as reference
 
 from antivenom.errors import InputError
+from antivenom.metrics.intervals import estimate
 from antivenom.metrics.ranking import (
     auroc,
     auroc_estimate,
@@ -102,6 +103,17 @@ def test_patients_hardly_widen_it_where_they_do_not():
     scores = generator.normal(size=400) + truth
     by_patient, by_image = auroc_estimate(scores, truth, groups), auroc_estimate(scores, truth)
     assert by_patient.high - by_patient.low < 1.15 * (by_image.high - by_image.low)
+
+
+def test_the_interval_agrees_with_resampled_patients_who_have_both_kinds():
+    generator = np.random.default_rng(4)
+    groups, truth = np.repeat(np.arange(150), 4), np.tile([True, False, False, True], 150)
+    # How far the two kinds lie apart differs by patient.
+    apart = generator.normal(0.5, 1, 150)[groups]
+    scores = np.where(truth, apart, -apart) + generator.normal(size=600)
+    closed = auroc_estimate(scores, truth, groups)
+    resampled = estimate(lambda rows: auroc(scores[rows], truth[rows]), groups, draws=1000)
+    assert (closed.low, closed.high) == pytest.approx((resampled.low, resampled.high), abs=0.012)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ def test_ten_images_of_one_patient_prove_nothing():
     assert sign_flip(first, second) < 0.01
 
 
+def test_no_p_is_smaller_than_the_draws_can_tell():
+    assert sign_flip(np.ones(100), np.zeros(100), draws=99) == 0.01
+
+
 def test_false_alarms_are_as_rare_as_promised():
     generator, alarms = np.random.default_rng(1), 0
     for _ in range(300):

@@ -89,8 +89,10 @@ def _group_caveat(index: Index) -> tuple[str, ...]:
     unknown = int((index.groups == "").sum())
     if not unknown:
         return ()
-    whom = "No patient, subject or lesion ids are known" if unknown == len(index) else f"{unknown:,} images have no group id"
-    return (f"{whom}: images of one patient may stand in several splits, and intervals take images for independent.",)
+    whom = (
+        "No ids of patients, subjects or lesions are known" if unknown == len(index) else f"{unknown:,} images have no such id"
+    )
+    return (f"{whom}: what belongs together may stand in several splits, and intervals take images for independent.",)
 
 
 def _more(n: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from antivenom.data.chestxray14 import FINDINGS, Reduction, read_chestxray14
+from antivenom.data.chestxray14 import FINDINGS, read_chestxray14
 from antivenom.data.cifar10 import read_cifar10
 from antivenom.data.eyepacs import QUESTIONS, read_retinopathy
 from antivenom.data.files import Channels
@@ -62,7 +62,7 @@ class Options:
 
 
 LabelChoice = str | tuple[str, ...]
-Reader = Callable[["DatasetRow", Path, LabelChoice, Options], ImageSet]
+Reader = Callable[["Request"], ImageSet]
 _PLAIN = frozenset({"size", "fit"})
 _SEEDED = _PLAIN | {"seed"}
 _ARRAYS = _PLAIN | {"cache"}
@@ -98,6 +98,30 @@ class DatasetRow:
     folder: str = ""
     marker: str = ""
     caveats: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is handed: the row, where the set lies, and what is asked of it."""
+
+    row: DatasetRow
+    root: Path
+    label: LabelChoice
+    options: Options
+
+    @property
+    def fit(self) -> Fit:
+        """How images are brought to the size."""
+        return self.options.fit or "squash"
+
+    @property
+    def seed(self) -> int:
+        """Of splits that are made here, and of phantoms."""
+        return self.options.seed or 0
+
+    def file(self) -> Path:
+        """The set's one file, where the root may be the file itself or its folder."""
+        return self.root if self.root.is_file() else self.root / self.row.marker
 
 
 def load(
@@ -146,7 +170,7 @@ def load(
     if row.labels and label is not None and label not in row.labels:
         raise SettingsError(f"{name} has no label {label!r}; it has {', '.join(row.labels)}")
     chosen = label if label is not None else (row.labels[0] if row.labels else "")
-    images = row.read(row, locate(name, root, download=bool(download)), chosen, options)
+    images = row.read(Request(row, locate(name, root, download=bool(download)), chosen, options))
     return images if split_file is None else load_split(split_file, images)
 
 
@@ -188,14 +212,6 @@ def locate(name: str, root: str | Path | None = None, *, download: bool = False)
     raise DataError(f"{what}; {name} ({row.title}) needs the folder that holds it as root")
 
 
-def _own_name(root: Path) -> str:
-    return root.resolve().name or "root"
-
-
-def _fit(options: Options) -> Fit:
-    return options.fit or "squash"
-
-
 @dataclass(frozen=True)
 class Listed:
     """Reader of a known `labels.csv` folder."""
@@ -204,149 +220,166 @@ class Listed:
     channels: Channels
     traits: tuple[str, ...] = ()
 
-    def __call__(self, row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+    def __call__(self, asked: Request) -> ImageSet:
         return labels_csv(
-            root,
-            name=row.name,
-            label=self.labels[str(label)],
+            asked.root,
+            name=asked.row.name,
+            label=self.labels[str(asked.label)],
             traits=self.traits,
             channels=self.channels,
-            size=options.size,
-            fit=_fit(options),
-            caveats=row.caveats,
+            size=asked.options.size,
+            fit=asked.fit,
+            caveats=asked.row.caveats,
         )
 
 
-def _own_table(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _own_table(asked: Request) -> ImageSet:
+    options = asked.options
+    table = asked.root if asked.root.is_file() else asked.root / "labels.csv"
     return labels_csv(
-        root.parent if root.is_file() else root,
-        table=root.name if root.is_file() else "labels.csv",
-        name=_own_name(root.parent if root.is_file() else root),
-        label=Label(label, options.classes or ()),
+        table.parent,
+        table=table.name,
+        name=_own_name(table.parent),
+        label=Label(asked.label, options.classes or ()),
         split=options.split,
         group=options.group,
         source=options.source,
         traits=options.traits or (),
-        heads=row.name == "dicom-folder",
+        heads=asked.row.name == "dicom-folder",
         channels=options.channels,
         size=options.size,
-        fit=_fit(options),
-        seed=options.seed or 0,
-        caveats=row.caveats,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
     )
 
 
-def _own_folder(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _own_folder(asked: Request) -> ImageSet:
     """A table where there is one, else class folders."""
+    root, options = asked.root, asked.options
     if root.is_file() or (root / "labels.csv").is_file():
-        return _own_table(row, root, label, options)
+        return _own_table(asked)
     columns = [name for name in options.given() if name in ("split", "group", "source", "traits")]
-    if label or columns:
-        raise SettingsError(f"{root} has no labels.csv, so {', '.join(['label'] * bool(label) + columns)} cannot name a column")
+    if asked.label or columns:
+        wrong = ", ".join(["label"] * bool(asked.label) + columns)
+        raise SettingsError(f"{root} has no labels.csv, so {wrong} cannot name a column")
     return class_folders(
         root,
         name=_own_name(root),
         classes=options.classes or (),
         group_pattern=options.group_pattern,
-        heads=row.name == "dicom-folder",
+        heads=asked.row.name == "dicom-folder",
         channels=options.channels,
         size=options.size,
-        fit=_fit(options),
-        seed=options.seed or 0,
-        caveats=row.caveats,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
     )
 
 
-def _nih14_64(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _own_name(root: Path) -> str:
+    return root.resolve().name or "root"
+
+
+def _nih14_64(asked: Request) -> ImageSet:
     """The 64-pixel arrays; which of their two origins an image has is told by the labels.csv beside them."""
-    path = root if root.is_file() else root / row.marker
+    path = asked.file()
     table = path.parent / "labels.csv"
-    resized_here = {Path(name).stem for name in read_table(table)["filename"].tolist()} if table.is_file() else None
+    scaled = {Path(name).stem for name in read_table(table)["filename"].tolist()} if table.is_file() else None
 
     def source(filename: str) -> str:
-        return "" if resized_here is None else "darkcovidnet" if Path(filename).stem in resized_here else "kcr2019d1"
+        return "" if scaled is None else "darkcovidnet" if Path(filename).stem in scaled else "kcr2019d1"
 
     return read_npz(
         path,
-        name=row.name,
+        name=asked.row.name,
         groups=lambda filename: filename.split("_")[0],
         sources=source,
-        size=options.size,
-        fit=_fit(options),
-        cache=options.cache,
-        caveats=row.caveats,
+        size=asked.options.size,
+        fit=asked.fit,
+        cache=asked.options.cache,
+        caveats=asked.row.caveats,
     )
 
 
-def _npz(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
-    path = root if root.is_file() else root / row.marker
+def _npz(asked: Request) -> ImageSet:
+    path = asked.file()
     return read_npz(
         path,
-        name=row.name if row.folder else path.stem,
-        classes=options.classes or (),
-        size=options.size,
-        fit=_fit(options),
-        seed=options.seed or 0,
-        cache=options.cache,
-        caveats=row.caveats,
+        name=path.stem,
+        classes=asked.options.classes or (),
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        cache=asked.options.cache,
+        caveats=asked.row.caveats,
     )
 
 
-def _medmnist(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _medmnist(asked: Request) -> ImageSet:
     return read_medmnist(
-        root,
-        row.name,
-        size=options.size,
-        fit=_fit(options),
-        download=bool(options.download),
-        cache=options.cache,
+        asked.root,
+        asked.row.name,
+        size=asked.options.size,
+        fit=asked.fit,
+        download=bool(asked.options.download),
+        cache=asked.options.cache,
     )
 
 
-def _cifar10(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _cifar10(asked: Request) -> ImageSet:
     return read_cifar10(
-        root if root.is_file() else root / row.marker,
-        size=options.size,
-        fit=_fit(options),
-        seed=options.seed or 0,
-        cache=options.cache,
-        caveats=row.caveats,
+        asked.file(),
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        cache=asked.options.cache,
+        caveats=asked.row.caveats,
     )
 
 
-def _chestxray14(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
-    reduction: Reduction = "single" if label == "single" else "findings"
+def _chestxray14(asked: Request) -> ImageSet:
     return read_chestxray14(
-        root, reduction=reduction, size=options.size, fit=_fit(options), seed=options.seed or 0, caveats=row.caveats
+        asked.root,
+        reduction="single" if asked.label == "single" else "findings",
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
     )
 
 
-def _retinopathy(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
-    question = next(question for question in QUESTIONS if question == label)
+def _retinopathy(asked: Request) -> ImageSet:
     return read_retinopathy(
-        root, row.name, question=question, size=options.size, fit=_fit(options), seed=options.seed or 0, caveats=row.caveats
+        asked.root,
+        asked.row.name,
+        question=next(question for question in QUESTIONS if question == asked.label),
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
     )
 
 
-def _ham10000(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _ham10000(asked: Request) -> ImageSet:
     return read_ham10000(
-        root,
-        question="binary" if label == "binary" else "diagnosis",
-        size=options.size,
-        fit=_fit(options),
-        seed=options.seed or 0,
-        caveats=row.caveats,
+        asked.root,
+        question="binary" if asked.label == "binary" else "diagnosis",
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
     )
 
 
-def _phantoms(row: DatasetRow, root: Path, label: LabelChoice, options: Options) -> ImageSet:
+def _phantoms(asked: Request) -> ImageSet:
     from antivenom.data.phantoms import phantoms
 
-    size = options.size if options.size is not None else 64
+    size = 64 if asked.options.size is None else asked.options.size
     if not isinstance(size, int):
         raise SettingsError(f"phantoms are square: give one side in pixels, got size {size}")
-    n = 1200 if options.n is None else options.n
-    return phantoms(row.name.removeprefix("phantom-"), n=n, size=size, seed=options.seed or 0, task=str(label))
+    n = 1200 if asked.options.n is None else asked.options.n
+    return phantoms(asked.row.name.removeprefix("phantom-"), n=n, size=size, seed=asked.seed, task=str(asked.label))
 
 
 _NIH = "Wang et al., ChestX-ray8, CVPR 2017; images from the NIH Clinical Center"
@@ -396,7 +429,7 @@ _ROWS = (
         Listed(
             {
                 "findings": Label(FINDINGS),
-                "pneumonia": Label("Pneumonia", ("0", "1")),
+                "pneumonia": Label("Pneumonia", ("0", "1"), names=("no pneumonia", "pneumonia")),
                 "three": Label("label", ("no_finding", "other_finding", "pneumonia")),
             },
             channels=1,
@@ -496,7 +529,7 @@ _ROWS = (
         marker="labels.csv",
         caveats=(
             "Subjects were inferred from the order of the slices, not published; splits keep the inferred subjects apart.",
-            "Kaggle's own split, with every subject in training and in test, is not used: figures near 95 to 99 % in print rest "
+            "Kaggle's own split, with every subject in training and in test, is not used: figures of 95 to 99 % in print rest "
             "on that leak.",
             "Slices of one subject are nearly alike: the number of subjects, not of slices, is the number of observations.",
         ),

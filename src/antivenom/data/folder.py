@@ -43,11 +43,13 @@ class Label:
         column: the label column; empty looks for one of `LABEL_COLUMNS`. Several columns of 0 and 1 make a multi-label task.
         classes: in the order wanted, a disease last; empty finds them. For several columns they are the columns.
         left_out: labels whose images are not used.
+        names: what to call the classes, where the table's own labels say little.
     """
 
     column: str | tuple[str, ...] = ""
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def labels_csv(
@@ -204,7 +206,8 @@ def _targets(rows: Table, label: Label, keys: Sequence[str]) -> tuple[Task, np.n
     values = rows.find(label.column or None, LABEL_COLUMNS)
     if values is None:
         raise LabelError(f"{rows.path}: name the label column; it has {', '.join(rows.columns)}")
-    return class_targets(values, label.classes, keys)
+    task, targets = class_targets(values, label.classes, keys)
+    return Task(label.names) if label.names else task, targets
 
 
 def _masks(root: Path, keys: Sequence[str], frame: Frame) -> FileMasks | None:

@@ -34,7 +34,7 @@ def manifest(root: str | Path, *, progress: Callable[[int], None] | None = None)
         DataError: no such folder, or a file that cannot be read.
     """
     root = Path(root)
-    rows = []
+    rows: list[FileRow] = []
     for path in _files(root):
         if progress is not None:
             progress(len(rows))

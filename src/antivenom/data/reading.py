@@ -11,6 +11,7 @@ file, its luminance is taken (ITU-R BT.601 in 8 bits, which leaves a file with t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,15 +46,15 @@ def read_image(path: str | Path, *, channels: Literal[1, 3] | None = None) -> Te
         ImageError: the file is missing, unreadable, truncated, too large, of another kind, not finite or out of range.
     """
     path = Path(path)
-    kind = _kind(path)
-    if kind == "dicom":
+    content = _content(path)
+    if content[128:132] == b"DICM":
         from antivenom.data.dicom import read_dicom
 
         return with_channels(read_dicom(path).pixels, channels)
     try:
-        if kind == "picture":
-            return _from_picture(path, channels)
-        return with_channels(from_array(_array(path, kind), path.name), channels)
+        if content.startswith((b"\x93NUMPY", b"PK\x03\x04")):
+            return with_channels(from_array(_array(path, content), path.name), channels)
+        return _from_picture(content, path.name, channels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except Exception as error:  # a decoder meets a hostile file in any way it likes
@@ -155,7 +156,7 @@ def check_sides(size: Size) -> tuple[int, int]:
     Raises:
         SettingsError: not one or two positive whole numbers, or too many pixels.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides) or sides[0] * sides[1] > MAX_PIXELS:
         raise SettingsError(f"size must be the side of a square or (height, width) in pixels, got {size!r}")
     return sides[0], sides[1]
@@ -198,65 +199,62 @@ def from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
-def _kind(path: Path) -> Literal["dicom", "npy", "npz", "picture"]:
+def _content(path: Path) -> bytes:
+    """A file's bytes, whole and at once: a decoder's own many small reads cost more than decoding a small file."""
     try:
         length = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(132)
+        if length > MAX_BYTES:
+            raise ImageError(f"{path}: {length:,} bytes; at most {MAX_BYTES:,} can be read")
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened ({error.strerror or error})") from error
-    if length > MAX_BYTES:
-        raise ImageError(f"{path}: {length:,} bytes; at most {MAX_BYTES:,} can be read")
-    if head[128:] == b"DICM":
-        return "dicom"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    return "npz" if head.startswith(b"PK\x03\x04") else "picture"
 
 
-def _from_picture(path: Path, channels: int | None) -> Tensor:
+def _from_picture(content: bytes, name: str, channels: int | None) -> Tensor:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        picture = Image.open(path, formats=_PICTURES)
+        picture = Image.open(BytesIO(content), formats=_PICTURES)
     except UnidentifiedImageError:
-        known = "PNG, JPEG, BMP, TIFF, NPY, NPZ or DICOM"
-        raise ImageError(f"not a {known} file, or its beginning is damaged") from None
+        raise ImageError("not a PNG, JPEG, BMP, TIFF, NPY, NPZ or DICOM file, or its beginning is damaged") from None
     with picture:
         check_size(picture.height, picture.width)
         pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
         if pages > 1:
             raise ImageError(f"holds {pages} pictures; one is wanted")
-        upright: Any = ImageOps.exif_transpose(picture)
-        if upright.mode == "F" or upright.mode.startswith("I;16"):
-            return with_channels(from_array(_native(np.array(upright)), path.name), channels)
-        if upright.mode == "I":
-            raise ImageError("32-bit integers have no stated range; store 8 or 16 bits")
-        if upright.has_transparency_data:
-            colour = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour).convert("RGB")
-            if picture.mode in ("L", "LA"):
-                upright = upright.convert("L")
-        if upright.mode != "L":
-            upright = upright.convert("L" if channels == 1 or upright.mode == "1" else "RGB")
-        return with_channels(from_array(np.array(upright), path.name), channels)
+        ImageOps.exif_transpose(picture, in_place=True)
+        return with_channels(from_array(np.asarray(_plain(picture, channels)), name), channels)
+
+
+def _plain(picture: Any, channels: int | None) -> Any:
+    """A picture of any mode as 8-bit grey or RGB, or as an array where it holds more than 8 bits."""
+    from PIL import Image
+
+    if picture.mode == "F" or picture.mode.startswith("I;16"):
+        return _native(np.asarray(picture))
+    if picture.mode == "I":
+        raise ImageError("32-bit integers have no stated range; store 8 or 16 bits")
+    grey = picture.mode in ("1", "L", "LA")
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        picture = Image.alpha_composite(black, picture.convert("RGBA")).convert("RGB")
+    wanted = "L" if grey or channels == 1 else "RGB"
+    return picture if picture.mode == wanted else picture.convert(wanted)
 
 
 def _native(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _array(path: Path, kind: str) -> np.ndarray[Any, Any]:
-    if kind == "npy":
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    else:
-        from antivenom.data.npz import members, read_member
+def _array(path: Path, content: bytes) -> np.ndarray[Any, Any]:
+    if content.startswith(b"\x93NUMPY"):
+        return _native(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: a shape beyond the file is refused
+    from antivenom.data.npz import members, read_member
 
-        names = members(path)
-        if len(names) != 1:
-            raise ImageError(f"holds {len(names)} arrays ({', '.join(names)}); one is wanted")
-        values = read_member(path, names[0])
-    return _native(values)
+    names = members(path)
+    if len(names) != 1:
+        raise ImageError(f"holds {len(names)} arrays ({', '.join(names)}); one is wanted")
+    return _native(read_member(path, names[0]))
 
 
 def _scale(image: Tensor, height: int, width: int) -> Tensor:

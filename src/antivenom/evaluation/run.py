@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from antivenom.attacks import ATTACKS, AttackResult, Until, attack
 from antivenom.data.imageset import Batch, ImageSet, gather
 from antivenom.errors import DataError, RecordsError, SettingsError
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
+from antivenom.evaluation.suspicion import suspicions
 from antivenom.metrics.classification import class_scores, one_hot, operating_points
 from antivenom.models.classifier import Classifier, check_ready
 from antivenom.models.execution import Victim, accelerate, execute
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
+from antivenom.records.audit import Audit
 from antivenom.records.store import Store
 from antivenom.records.tables import Answer, Example, Scan
 from antivenom.threat.card import goal_for, perturbation_set
@@ -80,6 +82,7 @@ def run(
     finished, begun = datetime.now(UTC), datetime.fromisoformat(provenance["started"])
     done = {"finished": finished.isoformat(timespec="seconds"), "seconds": (finished - begun).total_seconds()}
     store.write_document("provenance", {**provenance, **done})
+    store.write_document("flags", [asdict(flag) for flag in suspicions(Audit.read(store.folder))])
     return store.folder
 
 

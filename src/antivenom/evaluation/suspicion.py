@@ -21,7 +21,7 @@ import numpy as np
 from antivenom.attacks import ATTACKS, Sees
 from antivenom.metrics.classification import answer_share
 from antivenom.metrics.significance import holm, sign_flip
-from antivenom.records.audit import Audit, Flag, PlanRow
+from antivenom.records.audit import Audit, Flag, PlanRow, open_to
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +31,6 @@ SERIOUS, NOTE = (
 )  # a figure is not to be believed until this is cleared; or: read the figures with this in mind
 
 LEVEL = 0.05  # chance of a false alarm, of each function
-UNBOUNDED = 1.0  # the whole range of a value, in Linf
 CONSTANT = 0.95  # share of one answer above which a model hardly looks at the image
 MANY_ZERO = 0.01  # share of images with vanished gradients from which on it is no accident
 HARMFUL_NOISE = 0.05  # success of noise below which it is harmless
@@ -114,7 +113,7 @@ def unbounded_attack_fails(audit: Audit) -> Flag | None:
     evidence = []
     for rows in _battles(audit):
         white = [row for row in rows if _sees(row, Sees.GRADIENT) and _iterates(row)]
-        if not white or white[0].epsilon < UNBOUNDED or not white[0].threat.startswith("linf"):
+        if not white or not white[0].unbounded:
             continue
         open_to_it = ~np.isnan(audit.success(white[0].number)).all(1)
         withstood = open_to_it & ~np.any([_damage(audit, row).any(1) for row in white], axis=0)
@@ -135,12 +134,13 @@ def vanished_gradients(audit: Audit) -> Flag | None:
     """Gradients were zero in every value, or not finite."""
     evidence = []
     for row in _attacks(audit):
-        raised = audit.outcome(row.number).flags
+        outcome = audit.outcome(row.number)
+        raised, images = outcome.flags, int(outcome.concerned.sum())
         zero, broken = (int(np.sum(raised.get(name, 0))) for name in ("zero-gradient", "non-finite-gradient"))
-        if zero >= max(1, MANY_ZERO * len(audit.targets)):
-            evidence.append(f"{_named(row)}: zero on {zero} of {len(audit.targets)} images")
+        if zero >= max(1, MANY_ZERO * images):
+            evidence.append(f"{_named(row)}: zero on {zero} of {images} images")
         if broken:
-            evidence.append(f"{_named(row)}: not finite on {broken} of {len(audit.targets)} images")
+            evidence.append(f"{_named(row)}: not finite on {broken} of {images} images")
     return _flag(
         "zero gradients",
         SERIOUS,
@@ -156,7 +156,7 @@ def answer_nearly_constant(audit: Audit) -> Flag | None:
     """Clean images get nearly always the same answer although they differ, or the answers are no better than chance."""
     evidence = []
     share, truth = audit.answer_share(), answer_share(audit.targets)
-    if share > CONSTANT and truth < share:
+    if share > CONSTANT >= truth:
         evidence.append(f"{100 * share:.1f} % of the clean answers are the same; {100 * truth:.1f} % of the truths are")
     balanced, chance = audit.balanced_accuracy(), audit.constant_balanced_accuracy
     if balanced.measured and balanced.low <= chance:
@@ -300,14 +300,10 @@ def _against(audit: Audit, first: PlanRow, second: PlanRow) -> str:
 
 
 def _shown(audit: Audit, row: PlanRow) -> Array:
-    """Whether the recorded answer shows the goal that a row claims, `(N,)`; where it cannot be told, it is believed."""
+    """Whether the recorded answer shows the goal that a row claims, `(N,)`: all decisions that it concerns are turned."""
     if row.target is not None:
         return np.asarray(audit.decisions(row.number) == audit.task.index(row.target))
-    if row.goal == "untargeted":
-        return np.asarray(~audit.right(row.number)[:, 0])
-    if row.goal == "against every finding" and not np.isnan(audit.thresholds).any():
-        return np.asarray(~audit.right(row.number).any(1))
-    return np.ones(len(audit.targets), dtype=bool)
+    return np.asarray((~audit.right(row.number) | ~open_to(row.goal, audit.task, audit.targets)).all(1))
 
 
 def _named(row: PlanRow) -> str:

@@ -292,6 +292,7 @@ def _combine(values: Array, weights: Array, codes: Array, level: float) -> Estim
     high = value + math.sqrt(max(0.0, float(up @ correlation @ up)))
     method = "Wilson" if plain else f"Wilson, clustered (effective n = {effective:.0f})"
     present_groups = int((counts.sum(1) > 0).sum())
+    # Ends that the terms cannot pass are passed by an ulp, which would print as -0.0.
     bottom, top = float(weights[weights < 0].sum()), float(weights[weights > 0].sum())
     return Estimate(value, max(bottom, low), min(top, high), n, present_groups, method)
 

@@ -45,8 +45,8 @@ def auroc_per_class(scores: Array, truth: Array) -> Array:
 def auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, level: float = 0.95) -> Estimate:
     """Estimate the AUROC of scores `(N,)`, its interval from DeLong's variance between patients.
 
-    Where the two kinds are separated without error, the interval is that of as many right answers as there are patients of the
-    rarer kind.
+    The effective n is at most that of the images: without this, intervals near 1 cover too rarely. Where the two kinds are
+    separated without error, the interval is that of as many right answers as there are patients of the rarer kind.
 
     >>> print(auroc_estimate(np.arange(8.0), np.arange(8) > 3))
     1.000 [0.283, 1.000], n = 8

@@ -69,7 +69,6 @@ def sign_flip(first: Array, second: Array, groups: Array | None = None, *, draws
         raise InputError(f"a paired test needs the same decisions twice, got {one.shape} and {other.shape}")
     gain = (one - other).reshape(len(one), -1).sum(1)
     sums = np.bincount(group_codes(groups, len(one)), gain)
-    sums = sums[sums != 0]
     generator = np.random.default_rng(seed)
     # Patients with gains of equal size are exchangeable, so that one binomial draw stands for all of them.
     sizes, counts = np.unique(np.abs(sums), return_counts=True)

@@ -47,6 +47,7 @@ class Classifier(nn.Module):
         smallest: fewest pixels a side that the backbone can work on.
         copy_grey: whether a grey image is copied to three channels in front of the backbone.
         steps: preprocessing in front of all this, in order.
+        exact_gradient: whether the backbone can be differentiated.
         notes: what a reader of any figure about this model must be told, one sentence each.
 
     Raises:
@@ -75,13 +76,14 @@ class Classifier(nn.Module):
         smallest: int = 1,
         copy_grey: bool = False,
         steps: Sequence[Step] = (),
+        exact_gradient: bool = True,
         notes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone, self.task, self.channels = backbone, task, channels
         self.size, self.smallest = size, smallest
         self.architecture = architecture or type(backbone).__name__
-        self.copy_grey, self.notes = copy_grey, tuple(notes)
+        self.copy_grey, self.exact_gradient, self.notes = copy_grey, exact_gradient, tuple(notes)
         self.steps = nn.ModuleList(steps)
         # Not among the weights: they are settings, written on the card.
         self.register_buffer("mean", _per_channel(mean), persistent=False)
@@ -186,8 +188,8 @@ class Classifier(nn.Module):
 
     @property
     def differentiable(self) -> bool:
-        """Whether the gradient of the answer with respect to the image is exact; False where a step has a surrogate."""
-        return all(step.differentiable for step in self.own_steps)
+        """Whether the gradient of the answer with respect to the image exists and is exact, with no surrogate in it."""
+        return self.exact_gradient and all(step.differentiable for step in self.own_steps)
 
     @property
     def own_steps(self) -> tuple[Step, ...]:

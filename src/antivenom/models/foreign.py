@@ -17,7 +17,7 @@ from antivenom.errors import ModelError, SettingsError
 from antivenom.models.classifier import Classifier
 from antivenom.task import Task
 
-PROBE_SIDE = 224  # what a module that names no size is tried on
+PROBES, PROBE_SIDE = 8, 224  # images that a module is tried on, and their side where it names no size
 
 # Operations that leave the values of an answer alone, as autograd names them.
 _RESHAPES = (
@@ -86,12 +86,12 @@ def adopt(
     name = architecture or type(module).__name__
     bare = Classifier(module, task, channels=channels, mean=mean, std=std, size=size, copy_grey=copy_grey, architecture=name)
     answer, reached = _probe(bare, size or (PROBE_SIDE, PROBE_SIDE))
-    single = task.binary and answer.shape in {(len(answer),), (len(answer), 1)}
-    width = 1 if single else len(task.classes)
-    if answer.shape != (len(answer), width) and not (width == 1 and answer.ndim == 1):
+    single = task.binary and answer.shape in {(PROBES,), (PROBES, 1)}
+    fitting = {(PROBES, len(task.classes))} | ({(PROBES,)} if len(task.classes) == 1 else set())
+    if not single and answer.shape not in fitting:
         raise ModelError(
-            f"{name} answered {len(answer)} images with shape {tuple(answer.shape)}; "
-            f"expected ({len(answer)}, {len(task.classes)}) for the classes {', '.join(task.classes)}"
+            f"{name} answered {PROBES} images with shape {tuple(answer.shape)}; "
+            f"expected ({PROBES}, {len(task.classes)}) for the classes {', '.join(task.classes)}"
         )
     independent = single or task.multilabel
     probabilities, note = _are_probabilities(answer, name, independent)
@@ -108,6 +108,7 @@ def adopt(
         size=size,
         copy_grey=copy_grey,
         architecture=name,
+        exact_gradient=reached,
         notes=notes,
     )
 
@@ -176,7 +177,7 @@ def _checked(model: Classifier, spec: str, task: Task, channels: int) -> Classif
 def _probe(bare: Classifier, size: tuple[int, int]) -> tuple[Tensor, bool]:
     """Raw answers to black, grey, white and noise, and whether a gradient came back to the images."""
     levels = torch.tensor([0.0, 0.5, 1.0]).reshape(-1, 1, 1, 1).expand(-1, bare.channels, *size)
-    noise = torch.rand(5, bare.channels, *size, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(PROBES - len(levels), bare.channels, *size, generator=torch.Generator().manual_seed(0))
     images = torch.cat([levels, noise]).to(bare.mean.device).requires_grad_()
     modes = {module: module.training for module in bare.modules()}
     bare.eval()

@@ -52,6 +52,7 @@ class Presented(Classifier):
             smallest=classifier.smallest,
             copy_grey=classifier.copy_grey,
             steps=[*steps, *classifier.own_steps],
+            exact_gradient=classifier.exact_gradient,
             notes=classifier.notes,
         )
 

@@ -175,7 +175,8 @@ def _clear_failure(draft: Path) -> Iterator[None]:
         yield
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        draft.unlink(missing_ok=True) if not draft.is_dir() else None
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise RecordsError(
             f"cannot write {draft.parent}: {error.strerror or error}; finished shards are safe: "
             "make room or choose another folder, then run the same command again"

@@ -12,7 +12,7 @@ import numpy as np
 
 from antivenom.errors import NotMeasuredError
 from antivenom.metrics.intervals import Estimate
-from antivenom.records.audit import NOISE, AttackFacts, Audit, Flag, PlanRow
+from antivenom.records.audit import AttackFacts, Audit, Flag, PlanRow
 from antivenom.report import words
 from antivenom.report.charts import Chart, Curve, reliability_chart, security_chart
 from antivenom.report.figures import Figure, Ledger, plain_number
@@ -142,6 +142,7 @@ class Page:
     unit: str
     decision: str
     multilabel: bool
+    colour: bool
     classes: tuple[str, ...]
     images: int
     patients: int | None
@@ -196,6 +197,7 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         unit="decisions" if multilabel else "images",
         decision="decision about one finding" if multilabel else "reading",
         multilabel=multilabel,
+        colour=int(protocol["data"]["channels"]) == 3,
         classes=audit.task.classes,
         images=images,
         patients=patients if named else None,
@@ -218,7 +220,9 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         not_measured=tuple(_not_measured(audit, clean, named)),
         limits=LIMITS,
         bibliography=tuple(
-            facts for name, facts in audit.attacks.items() if any(r.attack == name and audit.measured(r.number) for r in audit.rows)
+            facts
+            for name, facts in audit.attacks.items()
+            if any(r.attack == name and audit.measured(r.number) for r in audit.rows)
         ),
         provenance=tuple(_provenance(audit)),
         command=str(audit.provenance.get("command") or ""),
@@ -234,7 +238,6 @@ def _clean(audit: Audit, ledger: Ledger) -> Clean:
     counts = audit.targets.sum(0) if multilabel else np.bincount(audit.targets, minlength=len(names))
     pairs, thresholds = audit.sensitivity_specificity(), audit.thresholds
     found = audit.calibration()
-    n, groups = len(audit.targets), len(np.unique(audit.groups))
     rows = []
     for k, (name, auroc) in enumerate(zip(names, audit.auroc(), strict=True)):
         part = f"class {name}"
@@ -265,11 +268,7 @@ def _clean(audit: Audit, ledger: Ledger) -> Clean:
         brier=ledger.note("Brier score", found.brier),
         reliability=reliability_chart("reliability", f"{stated} against how often it came true", found.reliability),
         confusion=() if multilabel else tuple(tuple(int(v) for v in row) for row in audit.confusion()),
-    ) if n and groups else _nothing(audit)
-
-
-def _nothing(audit: Audit) -> Clean:
-    raise NotMeasuredError(f"{audit.folder} has no test images, so there is nothing to report")
+    )
 
 
 # -- under attack ------------------------------------------------------------------------------------------------------
@@ -343,9 +342,7 @@ def _line(audit: Audit, ledger: Ledger, row: PlanRow) -> AttackLine:
 def _charts(audit: Audit, threat: str, goal: str, ident: str) -> Iterator[Chart]:
     """Accuracy against size; for findings the mean AUROC beside it, since absent findings make up most of accuracy."""
     name = words.threat_name(threat)
-    x_label = (
-        "largest change of a value, in 255ths of its range" if words.norm(threat) == "linf" else "L2 norm of the change"
-    )
+    x_label = "largest change of a value, in 255ths of its range" if words.norm(threat) == "linf" else "L2 norm of the change"
 
     def tick(epsilon: float) -> str:
         return words.plain(epsilon * 255 if words.norm(threat) == "linf" else epsilon, 2)
@@ -369,21 +366,38 @@ def _charts(audit: Audit, threat: str, goal: str, ident: str) -> Iterator[Chart]
 
     if audit.task.multilabel:
         yield security_chart(
-            f"{ident}-auroc", f"Mean AUROC over findings, {name}", drawn("auroc"), x_label, "mean AUROC", tick,
-            factor=1, unit="", level=(0.5, "no better than chance"),
+            f"{ident}-auroc",
+            f"Mean AUROC over findings, {name}",
+            drawn("auroc"),
+            x_label,
+            "mean AUROC",
+            tick,
+            factor=1,
+            unit="",
+            level=(0.5, "no better than chance"),
         )
         worst: Curve = [
             (0.0, audit.balanced_accuracy()),
             *((e, audit.balanced_accuracy_of(audit.worst_case(threat, e, goal).right)) for e in audit.epsilons(threat, goal)),
         ]
         yield security_chart(
-            f"{ident}-balanced", f"Balanced accuracy of decisions, {name}", [*drawn("balanced"), ("Worst case", "worst", worst)],
-            x_label, "balanced accuracy, %", tick, level=(audit.constant_balanced_accuracy, "any constant answer"),
+            f"{ident}-balanced",
+            f"Balanced accuracy of decisions, {name}",
+            [*drawn("balanced"), ("Worst case", "worst", worst)],
+            x_label,
+            "balanced accuracy, %",
+            tick,
+            level=(audit.constant_balanced_accuracy, "any constant answer"),
         )
         return
     yield security_chart(
-        f"{ident}-accuracy", f"Accuracy, {name}", [*drawn("accuracy"), ("Worst case", "worst", audit.worst_curve(threat, goal))],
-        x_label, "accuracy, %", tick, level=(audit.constant_accuracy.value, f"always ‘{audit.constant_answer}’"),
+        f"{ident}-accuracy",
+        f"Accuracy, {name}",
+        [*drawn("accuracy"), ("Worst case", "worst", audit.worst_curve(threat, goal))],
+        x_label,
+        "accuracy, %",
+        tick,
+        level=(audit.constant_accuracy.value, f"always ‘{audit.constant_answer}’"),
     )
 
 
@@ -439,7 +453,9 @@ def _summary(audit: Audit, clean: Clean, headline: Headline | None) -> Iterator[
     if headline is None or not headline.block.worst.success.measured:
         return
     worst = headline.block.worst
-    things, turned = ("findings that the model decides", "decided wrongly") if multilabel else ("scans the model reads", "misread")
+    things, turned = (
+        ("findings that the model decides", "decided wrongly") if multilabel else ("scans the model reads", "misread")
+    )
     yield (
         f"Of 100 {things} rightly, {words.of_hundred(worst.success.estimate)} (95 % interval "
         f"{words.interval_of_hundred(worst.success.estimate)}) are {turned} after a deliberate change of {headline.in_words}. "
@@ -459,8 +475,8 @@ def _summary(audit: Audit, clean: Clean, headline: Headline | None) -> Iterator[
         queries = best.queries.estimate.value if best.queries else 0
         yield (
             f"An adversary who cannot look inside the model and only sees its scores ({best.title}) turns "
-            f"{words.of_hundred(best.success.estimate)} of 100 at that size, asking the model {queries:,.0f} times per image on "
-            "average."
+            f"{words.of_hundred(best.success.estimate)} of 100 at that size, asking the model {queries:,.0f} times per "
+            "image on average."
         )
 
 
@@ -497,7 +513,9 @@ def _tiles(clean: Clean, headline: Headline | None, multilabel: bool) -> Iterato
         return
     worst, name = headline.block.worst, words.threat_name(headline.threat)
     place = f"{name} {headline.block.size}"
-    yield Tile(f"Balanced accuracy, attacked at {place}", worst.balanced, f"constant answer: {100 * clean.constant_balanced:.1f} %")
+    yield Tile(
+        f"Balanced accuracy, attacked at {place}", worst.balanced, f"constant answer: {100 * clean.constant_balanced:.1f} %"
+    )
     noise = next((line for line in headline.block.lines if line.row and line.row.control), None)
     note = f"noise: {words.percent(noise.success.estimate)}" if noise else "noise: not measured"
     yield Tile(f"Attack success at {place}", worst.success, note)
@@ -548,11 +566,11 @@ def _not_measured(audit: Audit, clean: Clean, named: bool) -> Iterator[str]:
             if not row.clean
             else f"clean images: {done:,} of {wanted:,} are measured."
         )
-    for row in clean.classes:
-        if not row.auroc.measured:
-            yield f"AUROC of ‘{row.name}’: the test images hold {row.count} of it, so there is nothing to tell apart."
-        if row.threshold is not None and not row.threshold.measured:
-            yield f"Sensitivity and specificity of ‘{row.name}’: the validation images gave it no operating point." + (
+    for part in clean.classes:
+        if not part.auroc.measured:
+            yield f"AUROC of ‘{part.name}’: the test images hold {part.count} of it, so there is nothing to tell apart."
+        if part.threshold is not None and not part.threshold.measured:
+            yield f"Sensitivity and specificity of ‘{part.name}’: the validation images gave it no operating point." + (
                 " Its decisions are taken at a probability of one half." if audit.task.multilabel else ""
             )
     if audit.flags is None:
@@ -586,7 +604,10 @@ def _provenance(audit: Audit) -> Iterator[tuple[str, str]]:
     yield "Code digest", str(found["code"])
     data = protocol["data"]
     size = " × ".join(map(str, data["size"])) if isinstance(data["size"], list) else str(data["size"])
-    yield "Images", f"{data['name']}: {size}, {words.counted(data['channels'], 'channel')}; {data['val']} validation, {data['test']} test"
+    yield (
+        "Images",
+        f"{data['name']}: {size}, {words.counted(data['channels'], 'channel')}; {data['val']} validation, {data['test']} test",
+    )
     yield "Seed", str(protocol["seed"])
     yield "Plan", f"{len(audit.rows)} rows, shards of {protocol['shard']} images"
     for name in ("precision", "machine", "versions"):

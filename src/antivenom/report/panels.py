@@ -52,6 +52,7 @@ class Panel:
     before: str
     after: str
     fooled: bool
+    title: str
     size: str
     clean: str
     change: str
@@ -110,6 +111,7 @@ def _panel(audit: Audit, store: Store, place: int, row: PlanRow, fooled: bool) -
         _named(audit, audit.decisions(0)[place]),
         _named(audit, audit.decisions(row.number)[place]),
         fooled,
+        facts.title if (facts := audit.attacks.get(row.attack)) else row.attack,
         size(row.threat, row.epsilon),
         data_uri(clean, step),
         data_uri(change_in_colour(change, factor), step),

@@ -128,7 +128,9 @@ def _stopping(attacks: Sequence[PlanRow]) -> list[str]:
     ways = {row.until for row in attacks}
     texts = []
     if "fooled" in ways:
-        texts.append("An image leaves the attack at the first step that fools the model: its change is not the strongest found.")
+        texts.append(
+            "An image leaves the attack at the first step that fools the model: its change is not the strongest found."
+        )
     if "spent" in ways:
         texts.append("An image climbs to the end of its budget, and the highest point counts.")
     return texts

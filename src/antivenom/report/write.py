@@ -9,7 +9,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from antivenom.errors import RecordsError
-from antivenom.metrics.intervals import Estimate
 from antivenom.records.audit import Audit
 from antivenom.report import words
 from antivenom.report.figures import Ledger
@@ -52,13 +51,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["share"] = _share
+    found.filters["scaled"] = _scaled
     return found
 
 
-def _share(estimate: Estimate, factor: float = 100, digits: int = 1) -> str:
-    """A number times a factor."""
-    return f"{factor * estimate.value:.{digits}f}"
+def _scaled(number: float, factor: float = 1, digits: int = 1) -> str:
+    """A number times a factor, rounded; never '-0.0'."""
+    return f"{round(factor * number, digits) + 0.0:,.{digits}f}"
 
 
 def _write(path: Path, text: str) -> None:

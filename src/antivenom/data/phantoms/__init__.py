@@ -25,7 +25,7 @@ def phantoms(modality: str, *, n: int = 1200, size: int = 64, seed: int = 0, tas
             chest: `pneumonia` (normal, pneumonia), `findings` (multi-label: consolidation, effusion, nodule);
             fundus: `retinopathy` (none, retinopathy), `grades` (none to proliferative in five steps);
             skin: `melanoma` (benign, malignant);
-            brain: `tumour` (control, tumour), `dementia` (control, dementia).
+            brain: `tumour` (control, tumour).
 
     Returns:
         A set with lesion masks. A mask is empty in a picture without disease, except on skin, where benign lesions are

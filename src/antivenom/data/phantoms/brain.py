@@ -14,41 +14,30 @@ from antivenom.data.phantoms.cohort import Chance
 from antivenom.data.phantoms.scan import Scan
 from antivenom.task import Task
 
-TASKS = {
-    "tumour": Task(("control", "tumour")),
-    "dementia": Task(("control", "dementia")),
-}
+TASKS = {"tumour": Task(("control", "tumour"))}
 
 # Brightness of the tissues.
 _FLUID, _CORTEX, _NUCLEUS, _WHITE, _FAT, _MARROW, _BONE = 0.13, 0.45, 0.52, 0.68, 0.86, 0.45, 0.06
 
 # One half of each paired structure, as (u, v, radius) along its middle line, or (u, v, half-axes, tilt) of an ellipse.
-_FRONTAL_HORN = np.array([[0.030, -0.07, 0.020], [0.060, -0.16, 0.032], [0.105, -0.23, 0.026], [0.140, -0.27, 0.010]])
-_OCCIPITAL_HORN = np.array([[0.130, 0.21, 0.012], [0.185, 0.28, 0.036], [0.205, 0.36, 0.030], [0.190, 0.44, 0.008]])
-_THIRD_VENTRICLE = np.array([[0.0, -0.02, 0.008], [0.0, 0.07, 0.014], [0.0, 0.15, 0.008]])
-_SYLVIAN = np.array([[0.585, -0.15, 0.010], [0.455, -0.17, 0.006], [0.415, -0.02, 0.006], [0.450, 0.16, 0.004]])
+_FRONTAL_HORN = ((0.030, -0.07, 0.020), (0.060, -0.16, 0.032), (0.105, -0.23, 0.026), (0.140, -0.27, 0.010))
+_OCCIPITAL_HORN = ((0.130, 0.21, 0.012), (0.185, 0.28, 0.036), (0.205, 0.36, 0.030), (0.190, 0.44, 0.008))
+_THIRD_VENTRICLE = ((0.0, -0.02, 0.008), (0.0, 0.07, 0.014), (0.0, 0.15, 0.008))
+_SYLVIAN = ((0.585, -0.15, 0.006), (0.455, -0.17, 0.004), (0.415, -0.02, 0.004), (0.450, 0.16, 0.002))
 _CAUDATE = (0.150, -0.155, 0.042, 0.085, -0.45)
 _LENTIFORM = (0.285, -0.02, 0.060, 0.150, -0.20)
 _THALAMUS = (0.105, 0.100, 0.080, 0.125, 0.25)
 
 
 @dataclass(frozen=True)
-class _Wear:
-    """How far tissue has given way to fluid."""
-
-    ventricles: float  # growth of the ventricles' radius
-    sulci: float  # added half-width of the sulci, in units of the folding noise
-
-
-@dataclass(frozen=True)
 class _Anatomy:
-    """Distances in one slice, from which the tissues follow once the wear is known."""
+    """Distances in one slice, from which the tissues follow."""
 
     depth: Array  # below the surface of the brain; negative outside
     fold: Array  # folding noise; 0 in the middle of a sulcus
     reach: Array  # depth down to which sulci go
     cleft: Array  # distance from the fissures between and beside the hemispheres
-    ventricles: Array  # depth inside the ventricles before wear
+    ventricles: Array  # depth inside the ventricles
     nuclei: Array  # share of deep grey matter
 
 
@@ -70,36 +59,24 @@ class _Mass:
 def draw(canvas: Canvas, task: str, target: Array, chance: Chance) -> Scan:
     """Draw one slice.
 
-    The mask of a tumour is its core and rim, without the swelling around. The mask of dementia is what is fluid now and would
-    be tissue without the disease.
+    The mask is the core and the rim of the tumour, without the swelling around it.
 
     Args:
         canvas: where to draw.
-        task: a key of `TASKS`.
+        task: a key of `TASKS`; there is one.
         target: class index.
         chance: the picture's random streams.
     """
+    assert task in TASKS
     body, pose, disease = chance.body, chance.pose, chance.disease
     frame = Frame(pose.normal(0, 7), pose.uniform(0.88, 1.06), pose.normal(0, 0.035), pose.normal(0, 0.035))
     u, v = frame.positions(canvas)
     u, v = u * np.float32(body.normal(1, 0.03)), v * np.float32(body.normal(1, 0.03))
-    mask = np.zeros(u.shape, dtype=bool)
-    if task == "dementia":
-        anatomy = _anatomy(canvas, body, u, v, u, v)
-        # Age alone widens one or the other; the disease widens both.
-        wear = _Wear(body.uniform(-0.006, 0.016), body.uniform(-0.05, 0.06))
-        image = _parenchyma(canvas, anatomy, wear)
-        if target:
-            healthy, wear = image, _Wear(wear.ventricles + disease.uniform(0.022, 0.036), wear.sulci + disease.uniform(0.14, 0.22))
-            image = _parenchyma(canvas, anatomy, wear)
-            mask = (healthy - image > 0.1) & (anatomy.depth > 0)
-    else:
-        wear = _Wear(body.uniform(-0.006, 0.030), body.uniform(-0.06, 0.14))
-        mass = _mass(disease) if target else None
-        anatomy = _anatomy(canvas, body, u, v, *(mass.pushed(u, v) if mass else (u, v)))
-        image = _parenchyma(canvas, anatomy, wear)
-        if mass:
-            image, mask = _infiltrated(canvas, mass, u, v, image, anatomy, disease)
+    mass = _mass(disease) if target else None
+    anatomy = _anatomy(canvas, body, u, v, *(mass.pushed(u, v) if mass else (u, v)))
+    image, mask = _parenchyma(canvas, body, anatomy), np.zeros(u.shape, dtype=bool)
+    if mass:
+        image, mask = _infiltrated(canvas, mass, u, v, image, anatomy, disease)
     return Scan(_received(canvas, _wrapped(canvas, body, anatomy, v, image), chance)[None], mask)
 
 
@@ -117,7 +94,7 @@ def _anatomy(canvas: Canvas, body: Random, head_u: Array, head_v: Array, u: Arra
     reach = 0.23 + 0.05 * canvas.texture(body, 9)
     across = np.abs(warp_u)
     middle = np.abs(warp_u + 0.008 * np.sin(9 * warp_v)) + 0.6 * (0.40 - np.abs(warp_v + 0.02)).clip(0, None)
-    cleft = np.minimum(middle, -_limb(across, warp_v, _SYLVIAN * [1, 1, 0.6]))
+    cleft = np.minimum(middle, -_limb(across, warp_v, _SYLVIAN))
     ventricles = np.maximum(
         np.maximum(_limb(across, warp_v, _FRONTAL_HORN), _limb(across, warp_v, _OCCIPITAL_HORN)),
         _limb(across, warp_v, _THIRD_VENTRICLE),
@@ -128,7 +105,7 @@ def _anatomy(canvas: Canvas, body: Random, head_u: Array, head_v: Array, u: Arra
     return _Anatomy(depth, fold, reach, cleft, ventricles, nuclei)
 
 
-def _limb(u: Array, v: Array, line: Array) -> Array:
+def _limb(u: Array, v: Array, line: tuple[tuple[float, float, float], ...]) -> Array:
     """Depth inside a tube of changing radius along a polyline of (u, v, radius)."""
     inside = np.full_like(u, -np.inf)
     for (u0, v0, r0), (u1, v1, r1) in zip(line[:-1], line[1:], strict=True):
@@ -147,8 +124,9 @@ def _ellipse(u: Array, v: Array, at_u: float, at_v: float, wide: float, tall: fl
     return inside
 
 
-def _parenchyma(canvas: Canvas, anatomy: _Anatomy, wear: _Wear) -> Array:
-    """White matter, cortex, nuclei and fluid inside the skull."""
+def _parenchyma(canvas: Canvas, body: Random, anatomy: _Anatomy) -> Array:
+    """White matter, cortex, nuclei and fluid inside the skull; age widens ventricles and sulci."""
+    wide, open_ = body.uniform(-0.006, 0.030), body.uniform(-0.06, 0.14)
     # A sulcus is a line where the folding noise is 0; the cortex lines it. Both end at the depth that sulci reach.
     down = (anatomy.depth / anatomy.reach).clip(0, None)
     shallow = (1 - down**2).clip(0, None)
@@ -159,10 +137,10 @@ def _parenchyma(canvas: Canvas, anatomy: _Anatomy, wear: _Wear) -> Array:
     grey = np.maximum(grey, canvas.inside(0.050 - anatomy.cleft, 0.025))
     image = _WHITE + (_CORTEX - _WHITE) * grey
     image += anatomy.nuclei * (_NUCLEUS - image)
-    sulcus = canvas.inside(((0.14 + wear.sulci) * (0.4 + 0.6 * shallow) - crease) / soft, 1.0)
-    sulcus = np.maximum(sulcus, canvas.inside(0.006 + 0.06 * wear.sulci - anatomy.cleft, 0.018))
-    sulcus = np.maximum(sulcus, canvas.inside(0.012 + 0.05 * wear.sulci - anatomy.depth, 0.02))
-    fluid = np.maximum(sulcus, canvas.inside(anatomy.ventricles + wear.ventricles, 0.014))
+    sulcus = canvas.inside(((0.14 + open_) * (0.4 + 0.6 * shallow) - crease) / soft, 1.0)
+    sulcus = np.maximum(sulcus, canvas.inside(0.006 + 0.06 * open_ - anatomy.cleft, 0.018))
+    sulcus = np.maximum(sulcus, canvas.inside(0.012 + 0.05 * open_ - anatomy.depth, 0.02))
+    fluid = np.maximum(sulcus, canvas.inside(anatomy.ventricles + wide, 0.014))
     inside: Array = image + fluid * (_FLUID - image)
     return inside
 

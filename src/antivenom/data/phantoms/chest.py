@@ -87,21 +87,21 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
     u, v = frame.positions(canvas)
     u = u + 0.012 * canvas.texture(body, 5)
     v = v + 0.012 * canvas.texture(body, 5)
-    across, left = np.abs(u), u > 0
+    across, left = np.abs(u), (u > 0).astype(np.float32)
 
     # Rib cage, diaphragm, mediastinum: their common complement is lung.
     level = pose.normal(0.40, 0.06)
     cage = _Cage(body.uniform(0.70, 0.80), body.uniform(-0.74, -0.64), level)
     wall = cage.wall(v)
     depth = (1 - (across / wall) ** 2).clip(0, 1)
-    dome = level + np.where(left, body.normal(0.05, 0.02), 0)
+    dome = level + body.normal(0.05, 0.02) * left
     bulge = (across - body.uniform(0.30, 0.36)) / 0.40
     floor = dome + body.uniform(0.11, 0.18) * bulge**2 * (1 + 0.6 * bulge)
     above_floor = canvas.inside(floor - v, 0.03)
 
     knob = 0.05 * np.exp(-(((v + 0.36) / 0.085) ** 2)) + 0.03 * np.exp(-(((v + 0.17) / 0.09) ** 2))
     atrium = 0.09 * np.exp(-(((v - 0.22) / 0.2) ** 2))
-    column = body.uniform(0.10, 0.135) + np.where(left, knob, atrium) + 0.05 * np.exp(-(((v + 0.75) / 0.25) ** 2))
+    column = body.uniform(0.10, 0.135) + atrium + left * (knob - atrium) + 0.05 * np.exp(-(((v + 0.75) / 0.25) ** 2))
     beside = canvas.inside(across - column, 0.035)
     heart_u, heart_v = u - body.uniform(0.10, 0.15), v - (level - body.uniform(0.09, 0.14))
     tilt, reach = body.uniform(0.45, 0.75), body.uniform(0.30, 0.41)
@@ -138,7 +138,7 @@ def _bones(canvas: Canvas, body: Random, u: Array, v: Array, across: Array, wall
     caged = canvas.inside(1.06 - across / wall, 0.12)
     pitch = body.uniform(0.118, 0.138)
     # Ribs are one rib repeated: the fraction of the phase is the place across the rib.
-    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2.6) / pitch + 0.35 * np.where(u > 0, body.random(), 0)
+    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2.6) / pitch + 0.35 * body.random() * (u > 0).astype(np.float32)
     front = (v + body.uniform(0.42, 0.58) * share**1.5 - 0.1 * share**4) / (1.25 * pitch) + body.random()
     bones = np.zeros_like(u)
     for phase, gap, height, shown in (
@@ -207,7 +207,7 @@ def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
 def _effusion(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
     """Fluid that blunts one costophrenic angle and climbs the wall."""
     right = disease.random() < 0.5
-    across = np.where(right, -thorax.u, thorax.u)
+    across = -thorax.u if right else thorax.u
     surface = thorax.cage.level - disease.uniform(-0.02, 0.22) - 0.5 * (across - 0.42).clip(0, 1) ** 1.5 * 2.2
     filled = canvas.inside(thorax.v - surface, 0.10) * canvas.inside(across, 0.05)
     return disease.uniform(0.30, 0.40) * filled * thorax.lung**0.5

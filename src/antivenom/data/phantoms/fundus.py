@@ -62,8 +62,8 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     u, v = frame.positions(canvas)
     u = mirror * u
 
-    disc_at, tall = np.array([-0.52, body.normal(-0.02, 0.03)]), body.uniform(0.125, 0.155)
-    macula = (float(disc_at[0] + body.uniform(0.60, 0.68)), float(disc_at[1] + body.uniform(0.02, 0.08)))
+    disc_at, tall = (-0.52, body.normal(-0.02, 0.03)), body.uniform(0.125, 0.155)
+    macula = (disc_at[0] + body.uniform(0.60, 0.68), disc_at[1] + body.uniform(0.02, 0.08))
     du, dv = u - disc_at[0], v - disc_at[1]
     away = np.hypot(du / body.uniform(0.85, 0.98), dv) + 0.006 * canvas.texture(body, 10)
     disc, cup_at = canvas.inside(tall - away, 0.035), tall * body.uniform(0.35, 0.62)
@@ -74,12 +74,13 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
         tree = _arcades(body, disc_at, tall, wide)
         vessels += dark * canvas.strokes(frame.place(tree.paths * [mirror, 1]), tree.width, np.ones_like(tree.width))
     # Vessels climb over the rim and thin out in the cup.
-    vessels = vessels * (1 - 0.35 * disc)
+    vessels *= body.uniform(0.45, 1.15) * (1 - 0.35 * disc)
 
     hue = body.uniform(0, 1)
     ground = np.array([0.80, 0.42, 0.20]) * (1 - hue) + np.array([0.70, 0.30, 0.11]) * hue
     ground = ground * np.exp(body.normal(0, [0.08, 0.14, 0.25]))
-    choroid = 0.10 * canvas.texture(body, 4, 2) + 0.05 * canvas.texture(body, 20, 2)
+    choroid = 0.10 * canvas.texture(body, 4, 2) + body.uniform(0.02, 0.12) * canvas.texture(body, 20, 2)
+    choroid += _harmless(canvas, body, frame)
     pigment = 0.75 * canvas.bump(u - macula[0], v - macula[1], 0.13) * body.uniform(0.5, 1.1)
     pigment += 0.35 * canvas.bump(u - macula[0], v - macula[1], 0.05)
     pigment -= 0.22 * canvas.bump(du, dv, 0.30, 0.36)  # nerve fibres around the disc shine
@@ -94,14 +95,25 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     return _Retina(frame, aperture, field, vessels, disc, (mirror * macula[0], macula[1]), colour.astype(np.float32))
 
 
-def _arcades(body: Random, disc: Array, tall: float, wide: float) -> Tree:
+def _arcades(body: Random, disc: tuple[float, float], tall: float, wide: float) -> Tree:
     """The vessels of one kind: from the disc along the four arcades, and twigs towards the macula."""
     heading = np.deg2rad(np.array([-62, 62, -128, 128, -20, 22, 180]) + body.normal(0, 9, 7))
     bend = np.array([1.45, -1.45, -0.5, 0.5, -0.3, 0.3, 0.0]) * body.uniform(0.85, 1.2, 7)
     length = np.array([1.75, 1.75, 0.8, 0.8, 0.36, 0.36, 0.45]) * body.uniform(0.85, 1.1, 7)
     width = wide * np.array([1, 1, 0.75, 0.75, 0.4, 0.4, 0.4]) * body.uniform(0.85, 1.15, 7)
-    start = disc + tall * 0.15 * np.stack([np.cos(heading), np.sin(heading)], -1)
+    start = np.array(disc) + tall * 0.15 * np.stack([np.cos(heading), np.sin(heading)], -1)
     return grow(body, start, heading, length, width, bend=bend, branches=(5, 2), spread=0.75, wander=0.07)
+
+
+def _harmless(canvas: Canvas, body: Random, frame: Frame) -> Array:
+    """Pigment of healthy eyes: dull pale drusen and blurred dark spots, so that neither brightness nor darkness is disease."""
+    many = int(body.choice([0, 0, 4, 12, 25]))
+    at = frame.place(body.normal([0.1, 0.0], 0.35, (many, 2)))
+    drusen = canvas.dots(at[:, 0], at[:, 1], body.uniform(0.012, 0.03, many), body.uniform(0.1, 0.4, many))
+    many = int(body.choice([0, 0, 1, 2, 4]))
+    at = frame.place(body.uniform(-0.7, 0.7, (many, 2)))
+    spots = canvas.dots(at[:, 0], at[:, 1], body.uniform(0.03, 0.09, many), body.uniform(0.2, 0.6, many))
+    return spots - drusen.clip(0, 0.5)
 
 
 def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tuple[Array, Array]:
@@ -114,12 +126,12 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         radius, angle = 0.80 * np.sqrt(disease.random(many)), disease.uniform(0, 2 * np.pi, many)
         return radius * np.cos(angle), radius * np.sin(angle)
 
-    dots = int(disease.integers(3, 8)) * grade
+    dots = int(disease.integers(2, 5)) * grade + 2
     x, y = scatter(dots)
     blood += canvas.dots(x, y, disease.uniform(0.010, 0.017, dots), disease.uniform(0.7, 1.2, dots))
     if grade < 2:
         return blood, deposits
-    blots = int(disease.integers(2, 5)) * (grade - 1) + 1
+    blots = int(disease.integers(1, 3)) * (grade - 1) + 1
     x, y = scatter(blots)
     ragged = 0.024 * canvas.texture(disease, 16, 2)
     for i in range(blots):
@@ -129,14 +141,14 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         along, thwart = a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)
         shape = canvas.inside(size - np.hypot(along / stretch, thwart) + ragged, 0.025)
         blood = np.maximum(blood, disease.uniform(0.65, 1.1) * shape)
-    clusters = int(disease.integers(1, 3)) + (grade > 2)
+    clusters = 1 + (grade > 2) * int(disease.integers(0, 2))
     for x0, y0 in zip(*scatter(clusters), strict=True):
-        grains = int(disease.integers(8, 24))
+        grains = int(disease.integers(6, 18))
         ring, angle = disease.uniform(0.05, 0.16) * (1 + 0.25 * disease.standard_normal(grains)), disease.uniform(0, 5, grains)
         x, y = x0 + ring * np.cos(angle), y0 + ring * np.sin(angle)
         deposits += canvas.dots(x, y, disease.uniform(0.009, 0.022, grains), disease.uniform(0.5, 1.0, grains))
     if grade > 2:  # cotton wool spots
-        many = int(disease.integers(1, 4))
+        many = int(disease.integers(1, 3))
         x, y = scatter(many)
         deposits += 0.55 * canvas.dots(x, y, disease.uniform(0.03, 0.05, many), np.ones(many))
     if grade > 3:  # blood in front of the retina settles to a level

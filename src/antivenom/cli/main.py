@@ -1,0 +1,221 @@
+"""The command `antivenom`: data, train, audit, report. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from antivenom import __version__
+from antivenom.errors import AntivenomError
+
+app = typer.Typer(
+    name="antivenom",
+    help="Find out how a medical-image classifier can be fooled, make it harder to fool, and keep watch over it in use.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+DataName = Annotated[str, typer.Option("--data", "-d", help="Name of a set; `antivenom data` lists them.")]
+Root = Annotated[Path | None, typer.Option("--root", "-r", help="Folder of the set, or one that holds it by its name.")]
+Label = Annotated[str | None, typer.Option("--label", help="Which label of the set to decide, where it has several.")]
+Size = Annotated[int | None, typer.Option("--size", help="Bring images to so many pixels a side.", min=8, max=4096)]
+Count = Annotated[int | None, typer.Option("--count", "-n", help="Number of phantoms to draw.", min=20)]
+SplitFile = Annotated[Path | None, typer.Option("--split-file", help="Split stored by `antivenom data --save-split`.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a MedMNIST file that is absent (needs antivenom[medmnist]).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is written.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.", min=0)]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; the GPU where there is one.")]
+
+
+@app.callback(invoke_without_command=True)
+def antivenom(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Find out how a medical-image classifier can be fooled, make it harder to fool, and keep watch over it in use."""
+    if version:
+        typer.echo(f"antivenom {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def data(
+    name: Annotated[str | None, typer.Argument(help="A set to describe; all are listed where it is left out.")] = None,
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every image and name those that are unreadable.")] = False,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Write a sheet of images as PNG.")] = None,
+    save_split: Annotated[Path | None, typer.Option("--save-split", help="Write the split to a file, with its hash.")] = None,
+) -> None:
+    """List the known data sets, or describe and check one.
+
+    Examples:
+
+      antivenom data
+
+      antivenom data kermany --root ~/data --check
+
+      antivenom data phantom-fundus --picture fundus.png
+    """
+    from antivenom.cli import data as command
+
+    if name is None:
+        command.list_sets()
+    else:
+        images = command.opened(name, root, label=label, size=size, n=count, split_file=split_file, download=download)
+        command.describe(images)
+        if picture:
+            command.draw(images, picture)
+        if save_split:
+            command.save_split(images, save_split)
+        if check:
+            command.check(images)
+
+
+@app.command()
+def train(
+    data: DataName,
+    output: Output,
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Settings of the training; see `antivenom train --recipes`.")
+    ] = "small",
+    architecture: Annotated[str | None, typer.Option("--architecture", "-a", help="resnet18, resnet34, resnet50, ...")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a step, instead of the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0, help="Instead of the recipe's.")] = None,
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", help="'timm' for its own weights (online), or a .safetensors or .pth file.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train a classifier; a training that was interrupted continues.
+
+    Writes OUTPUT/model.safetensors and its card. Only training and validation images are touched.
+
+    Examples:
+
+      antivenom train --data phantom-chest --output runs/phantom
+
+      antivenom train --data kermany --root ~/data --size 64 --output runs/kermany
+
+      antivenom train --data folder --root ~/my-scans --size 224 --recipe chen2021-paper --pretrained timm --output runs/mine
+    """
+    from antivenom.cli import train as command
+
+    changes = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "architecture": architecture, "side": size}
+    given = {name: value for name, value in changes.items() if value is not None}
+    command.train(
+        data,
+        root,
+        output,
+        label=label,
+        n=count,
+        split_file=split_file,
+        download=download,
+        recipe=recipe,
+        changes=given,
+        pretrained=pretrained,
+        seed=seed,
+        device=device,
+    )
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Option("--model", "-m", help="A .safetensors checkpoint, or package.module:factory.")],
+    data: DataName,
+    output: Output,
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    protocol: Annotated[Path | None, typer.Option("--protocol", help="A JSON file that says all that is run.")] = None,
+    attacks: Annotated[str | None, typer.Option("--attacks", help="Names, parted by commas; all where left out.")] = None,
+    levels: Annotated[
+        str, typer.Option("--levels", help="Linf epsilons in grey levels of 8 bits (1 is 1/255), parted by commas.")
+    ] = "0.25,0.5,1,2,4,8",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of PGD; BIM and MIM take a quarter.")] = 40,
+    queries: Annotated[int, typer.Option("--queries", min=2, help="Of Square, per image.")] = 500,
+    goal: Annotated[
+        str | None, typer.Option("--goal", help="'untargeted', 'targeted: CLASS', 'hide: FINDING', 'invent: FINDING', ...")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 500,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Attack a model on the test images of a set, and write records and a report.
+
+    An audit that was interrupted continues: run the same command again. Operating points come from validation images.
+
+    Examples:
+
+      antivenom audit --model runs/phantom/model.safetensors --data phantom-chest --output runs/phantom/audit
+
+      antivenom audit --model runs/kermany/model.safetensors --data kermany --root ~/data --output runs/kermany/audit
+
+      antivenom audit --model hospital.models:chest --data folder --root ~/my-scans --size 224 --output runs/mine
+    """
+    from antivenom.cli import audit as command
+
+    images_of = command.Wanted(data, root, label, size, count, split_file, download)
+    if protocol is None:
+        asked = command.Asked(attacks, levels, steps, queries, goal, images, seed)
+        command.audit(model, images_of, output, asked=asked, device=device)
+    else:
+        command.audit(model, images_of, output, protocol=protocol, device=device)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that `antivenom audit` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; FOLDER/report.html where left out.")] = None,
+) -> None:
+    """Write the report of an audit again from its records; no model is run.
+
+    Example:
+
+      antivenom report runs/kermany/audit --output kermany.html
+    """
+    from antivenom.cli.console import out
+    from antivenom.report.write import write_report
+
+    out.print(f"report: {write_report(folder, output)}", markup=False)
+
+
+def run() -> None:
+    """Run the command line; an error of the caller's is one line and exit code 2."""
+    try:
+        app()
+    except AntivenomError as error:
+        _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is stored: run the same command again to go on", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'while writing'}; make room or choose another --output", BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"antivenom: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
