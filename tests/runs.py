@@ -144,12 +144,19 @@ def write_run(folder: Path, run: Run) -> Path:
     for number, row in enumerate(plan):
         if not run.finished({**row, "number": number}):
             continue
-        wanted = scans if number == 0 else [s for s in scans if s.split == "test"]
+        wanted = (
+            scans if number == 0 else [s for s in scans if s.split == "test" and concerned(run.task, row["goal"], s.target)]
+        )
         for start in range(0, len(wanted), 64):
             write_shard(store, run, number, row, wanted[start : start + 64], scores, thresholds, first=start)
     if run.flags:
         store.write_document("flags", list(run.flags))
     return folder
+
+
+def concerned(task: Task, goal: str, target: Sequence[int]) -> bool:
+    """Whether a goal has anything to gain from an image."""
+    return not goal.startswith("targeted: ") or task.classes[target[0]] != goal.removeprefix("targeted: ")
 
 
 def write_shard(

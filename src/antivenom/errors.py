@@ -58,3 +58,7 @@ class RecordsError(AntivenomError):
 
 class NotMeasuredError(AntivenomError):
     """A report was asked to state what no record shows."""
+
+
+class InterruptedWorkError(AntivenomError):
+    """The user stopped long work; what is finished is stored."""

@@ -69,20 +69,15 @@ def compressed(path, syntax, **options):
 
 def table(values, first, bits):
     item = Dataset()
-    item.LUTDescriptor = [len(values), first, bits]
-    item.LUTData = list(values)
+    item.LUTDescriptor = [len(values) % 65536, first, bits]
+    item.LUTData = np.asarray(values, dtype="<u2").tobytes()
     return [item]
 
 
-def shown_by_pydicom(path, highest):
-    """What pydicom's own processing shows, scaled to [0, 1]."""
-    file = pydicom.dcmread(path)
-    values = apply_voi_lut(apply_modality_lut(file.pixel_array, file), file)
-    return values / highest
-
-
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
-@pytest.mark.parametrize(("bits", "signed"), [(1 + 7, False), (10, False), (12, False), (16, False), (8, True), (12, True), (16, True)])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(8, False), (10, False), (12, False), (16, False), (8, True), (12, True), (16, True)]
+)
 def test_stored_values_are_read_whatever_their_bits_and_sign(written, syntax, bits, signed):
     low = -(2 ** (bits - 1)) if signed else 0
     stored = np.linspace(low, low + 2**bits - 1, 48).astype(np.int64).reshape(6, 8)
@@ -144,13 +139,15 @@ def test_windows_agree_with_pydicom(written, function, slope, intercept):
 
 def test_windows_follow_the_formulas_of_the_standard():
     values = torch.tensor([-1e6, 0.0, 49.5, 50.0, 99.0, 1e6])
-    assert Window(50, 100)(values).tolist() == pytest.approx([0, 0.5 / 99, 0.5, 50 / 99, 99 / 99 + 0.5 / 99 - 0.5 / 99, 1])
+    assert Window(50, 100)(values).tolist() == pytest.approx([0, 0, 0.5, 50 / 99, 1, 1])
     assert Window(50, 100, "LINEAR_EXACT")(values).tolist() == pytest.approx([0, 0, 0.495, 0.5, 0.99, 1])
     assert Window(50, 100, "SIGMOID")(values)[3] == 0.5
     assert Window(50, 1)(torch.tensor([49.4, 49.6])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(("width", "function"), [(0, "LINEAR"), (0.5, "LINEAR"), (0, "SIGMOID"), (-1, "LINEAR_EXACT"), (5, "CUBIC")])
+@pytest.mark.parametrize(
+    ("width", "function"), [(0, "LINEAR"), (0.5, "LINEAR"), (0, "SIGMOID"), (-1, "LINEAR_EXACT"), (5, "CUBIC")]
+)
 def test_windows_that_cannot_be_are_refused(written, width, function):
     path = written(RAMP, WindowCenter=10, WindowWidth=width, VOILUTFunction=function)
     with pytest.raises(ImageError, match=r"x\.dcm: window"):
@@ -158,18 +155,23 @@ def test_windows_that_cannot_be_are_refused(written, width, function):
 
 
 def test_of_several_windows_the_first_is_shown_and_a_caller_may_choose(written):
-    path = written(RAMP, WindowCenter=[600, 2000], WindowWidth=[900, 100])
     alone = read_dicom(written(RAMP, WindowCenter=600, WindowWidth=900)).pixels
     path = written(RAMP, WindowCenter=[600, 2000], WindowWidth=[900, 100])
     assert torch.equal(read_dicom(path).pixels, alone)
-    assert torch.equal(read_dicom(path, window=Window(2000, 100)).pixels, Window(2000, 100)(torch.from_numpy(RAMP)[None].float()))
+    assert torch.equal(
+        read_dicom(path, window=Window(2000, 100)).pixels, Window(2000, 100)(torch.from_numpy(RAMP)[None].float())
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_tables_of_values_of_interest_agree_with_pydicom(written, bits):
+def test_a_table_of_values_of_interest_is_looked_up_and_goes_before_a_window(written, bits):
     values = (np.linspace(0, 1, 300) ** 2 * (2**bits - 1)).astype(int)
     path = written(RAMP, VOILUTSequence=table(values, 1000, bits), WindowCenter=1, WindowWidth=2)
-    np.testing.assert_allclose(read_dicom(path).pixels[0], shown_by_pydicom(path, 2**bits - 1), atol=1e-6)
+    wanted = values[np.clip(RAMP - 1000, 0, 299)] / (2**bits - 1)
+    np.testing.assert_allclose(read_dicom(path).pixels[0], wanted, atol=1e-6)
+    if bits > 8:  # pydicom's own lookup wraps around at 256 entries of 8 bits
+        file = pydicom.dcmread(path)
+        np.testing.assert_allclose(apply_voi_lut(file.pixel_array, file) / (2**bits - 1), wanted)
 
 
 def test_modality_tables_agree_with_pydicom(written):
@@ -184,9 +186,7 @@ def test_tables_may_begin_below_zero_and_hold_65536_entries(written):
     stored = np.array([[-300, -100], [0, 200]])
     path = written(stored, signed=True, VOILUTSequence=table([0, 50, 100, 255], -100, 8))
     np.testing.assert_allclose(read_dicom(path).pixels[0] * 255, [[0, 0], [255, 255]])
-    full = table(np.arange(65536), 0, 16)
-    full[0].LUTDescriptor = [0, 0, 16]
-    path = written(np.array([[0, 65535]]), bits=16, VOILUTSequence=full)
+    path = written(np.array([[0, 65535]]), bits=16, VOILUTSequence=table(np.arange(65536), 0, 16))
     assert read_dicom(path).pixels.tolist() == [[[0, 1]]]
 
 
@@ -236,8 +236,9 @@ def test_a_missing_decoder_is_named_with_what_to_do(written):
     decoder = get_decoder(JPEGLSLossless)
     plugins, decoder._available = decoder._available, {}
     try:
-        with pytest.raises(ImageError, match=r"x\.dcm: JPEG-LS Lossless.*antivenom\[dicom\]"):
+        with pytest.raises(ImageError, match=r"x\.dcm: JPEG-LS Lossless.*antivenom\[dicom\]") as raised:
             read_dicom(path)
+        assert "\n" not in str(raised.value)
     finally:
         decoder._available = plugins
     assert read_dicom(path).bits == 12
@@ -266,7 +267,6 @@ def test_an_enhanced_file_keeps_its_window_in_groups(written):
     window.WindowCenter, window.WindowWidth = 600, 900
     rescale.RescaleSlope, rescale.RescaleIntercept = 2, -100
     frame.FrameVOILUTSequence, shared.PixelValueTransformationSequence = [window], [rescale]
-    path = written(RAMP[None], frames=1, PerFrameFunctionalGroupsSequence=[frame], SharedFunctionalGroupsSequence=[shared])
     plain = written(RAMP, WindowCenter=600, WindowWidth=900, RescaleSlope=2, RescaleIntercept=-100)
     alone = read_dicom(plain).pixels
     path = written(RAMP[None], frames=1, PerFrameFunctionalGroupsSequence=[frame], SharedFunctionalGroupsSequence=[shared])
@@ -342,13 +342,13 @@ def test_heads_tell_patients_apart_without_naming_them(written):
 
 
 def test_real_chest_x_rays_are_read(data_root):
-    """The third file is the second one, inverted, as MONOCHROME1: both must look alike."""
+    """The third file has the second one's very values under MONOCHROME1, so it must be shown as its negative."""
     folder = data_root / "cxr_dicom"
     plain = read_dicom(folder / "nih_cxr_nofinding.dcm")
     bright, inverted = (read_dicom(folder / f"rsna_cxr_monochrome{k}.dcm") for k in ("2", "1_inverted"))
     assert plain.stored.shape == bright.stored.shape == (1024, 1024) and bright.spacing == (0.168, 0.168)
-    assert (bright.pixels - inverted.pixels).abs().mean() < 2 / 255
-    assert np.abs(bright.stored.astype(int) - inverted.stored).mean() > 40
+    np.testing.assert_array_equal(inverted.stored, bright.stored)
+    torch.testing.assert_close(inverted.pixels, 1 - bright.pixels)
     for image in (plain, bright, inverted):
         np.testing.assert_array_equal(image.to_stored(image.raw), image.stored)
         assert 0.2 < float(image.pixels.mean()) < 0.8

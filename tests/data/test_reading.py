@@ -231,7 +231,9 @@ def test_squash_uses_the_whole_image_crop_its_middle_and_pad_black_margins():
     assert padded[0, :, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, 1, 0, 0])
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.integers(1, 24), st.sampled_from(["squash", "crop", "pad"]))
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.integers(1, 24), st.sampled_from(["squash", "crop", "pad"])
+)
 def test_resizing_gives_the_size_and_keeps_the_range(rows, columns, height, width, fit):
     image = torch.rand(1, rows, columns, generator=torch.Generator().manual_seed(rows * 41 + columns))
     small = resize(image, (height, width), fit=fit)

@@ -5,7 +5,7 @@ import torch
 
 from antivenom.errors import WeightsError
 from antivenom.models import pretrained
-from antivenom.models.architectures import build
+from antivenom.models.architectures import ARCHITECTURES, build, make_network
 from antivenom.models.tensor_files import write_safetensors
 from antivenom.task import Task
 
@@ -84,11 +84,11 @@ def test_weights_of_another_architecture_are_refused(file):
         build("densenet121", TWO, channels=3, seed=0, pretrained=file)
 
 
-def test_vgg_of_torchvision_fits(tmp_path):
+def test_vgg_of_torchvision_fits():
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
         theirs = torchvision.models.vgg19().state_dict()
-        ours = build("vgg19", FOUR, channels=3, seed=0).backbone
+        ours = make_network(ARCHITECTURES["vgg19"], classes=4, channels=3)
     renamed = pretrained._as_timm(dict(theirs), "vgg19")
     shapes = {name: tensor.shape for name, tensor in ours.state_dict().items() if not name.startswith("head.")}
     assert {name: renamed[name].shape for name in shapes} == shapes

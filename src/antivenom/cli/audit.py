@@ -13,7 +13,7 @@ from rich.table import Table
 from antivenom.attacks import ATTACKS
 from antivenom.cli.console import out, progress
 from antivenom.cli.data import opened
-from antivenom.cli.train import chosen_device
+from antivenom.cli.device import chosen_device
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import DataError, SettingsError
 from antivenom.evaluation.protocol import Protocol, read_protocol, standard
@@ -128,7 +128,9 @@ def summarise(audit: Audit) -> None:
     groups = len(set(audit.groups.tolist()))
     out.print(f"\n{len(audit.targets)} test images of {groups} patients, subjects or lesions", markup=False)
     table = Table("", "right decisions", "95 % interval", "balanced", box=None, pad_edge=False)
-    table.add_row("always the same answer", f"{audit.constant_accuracy:.1%}", "", f"{audit.constant_balanced_accuracy:.1%}")
+    table.add_row(
+        "always the same answer", f"{audit.constant_accuracy.value:.1%}", "", f"{audit.constant_balanced_accuracy:.1%}"
+    )
     accuracy = audit.accuracy()
     table.add_row(
         "clean", f"{accuracy.value:.1%}", f"{accuracy.low:.1%} to {accuracy.high:.1%}", f"{audit.balanced_accuracy().value:.1%}"

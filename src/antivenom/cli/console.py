@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from antivenom.errors import InterruptedWorkError
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -19,9 +21,16 @@ Told = Callable[[float, float, str], None]
 
 @contextmanager
 def progress(title: str) -> Iterator[Told]:
-    """Show how far a piece of work has come; the function given is told of work done, work in all and what is being done."""
-    with _bar(title) if err.is_terminal else _lines(title) as told:
-        yield told
+    """Show how far a piece of work has come; the function given is told of work done, work in all and what is being done.
+
+    Raises:
+        InterruptedWorkError: in place of a `KeyboardInterrupt`, which typer would answer with nothing but an exit code.
+    """
+    try:
+        with _bar(title) if err.is_terminal else _lines(title) as told:
+            yield told
+    except KeyboardInterrupt:
+        raise InterruptedWorkError("interrupted; what is finished is stored: run the same command again to go on") from None
 
 
 @contextmanager

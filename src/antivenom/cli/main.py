@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from antivenom import __version__
-from antivenom.errors import AntivenomError
+from antivenom.errors import AntivenomError, InterruptedWorkError
 
 app = typer.Typer(
     name="antivenom",
@@ -206,10 +206,10 @@ def run() -> None:
     """Run the command line; an error of the caller's is one line and exit code 2."""
     try:
         app()
+    except InterruptedWorkError as error:
+        _fail(str(error), INTERRUPTED)
     except AntivenomError as error:
         _fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is stored: run the same command again to go on", INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from antivenom.cli.console import out, progress
 from antivenom.cli.data import opened
+from antivenom.cli.device import chosen_device
 from antivenom.errors import SettingsError
 from antivenom.models.architectures import build
 from antivenom.training.loop import train as run
@@ -70,17 +70,3 @@ def changed(recipe: str, changes: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device asked for; the GPU where there is one and none is asked for.
-
-    Raises:
-        SettingsError: no such device here.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device

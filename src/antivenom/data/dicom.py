@@ -200,9 +200,7 @@ def read_dicom(path: str | Path, *, frame: int | None = None, window: Window | N
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except Exception as error:  # pydicom and its decoders meet a hostile file in any way they like
-        raise ImageError(
-            f"{path}: no readable DICOM image, it is damaged or truncated ({error or type(error).__name__})"
-        ) from error
+        raise ImageError(f"{path}: no readable DICOM image, it is damaged or truncated ({_reason(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -232,7 +230,7 @@ def read_head(path: str | Path) -> Head:
         file = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
         person, issuer, maker, model = (str(file.get(name) or "").strip() for name in wanted)
     except Exception as error:  # as in read_dicom
-        raise ImageError(f"{path}: the head of this DICOM file cannot be read ({error or type(error).__name__})") from error
+        raise ImageError(f"{path}: the head of this DICOM file cannot be read ({_reason(error)})") from error
     patient = hashlib.sha256(f"{issuer}|{person}".encode()).hexdigest()[:16] if person else ""
     return Head(patient, " ".join(part for part in (maker, model) if part))
 
@@ -273,7 +271,7 @@ def _stored_values(file: Any, frame: int, bits: int, signed: bool) -> np.ndarray
     except (RuntimeError, NotImplementedError) as error:
         syntax = file.file_meta.TransferSyntaxUID
         raise ImageError(
-            f"{syntax.name} cannot be decoded here ({error}); JPEG 2000 and JPEG-LS need antivenom[dicom], "
+            f"{syntax.name} cannot be decoded here ({_reason(error)}); JPEG 2000 and JPEG-LS need antivenom[dicom], "
             "any other must be converted first, as with dcmdjpeg or gdcmconv"
         ) from error
     # Bits above the stored ones may carry overlays, and the stored ones need not be the lowest.
@@ -348,3 +346,8 @@ def _spacing(file: Any) -> tuple[float, float] | None:
         return None
     rows, columns = float(value[0]), float(value[1])
     return (rows, columns) if rows > 0 and columns > 0 and np.isfinite([rows, columns]).all() else None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

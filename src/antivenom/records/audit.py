@@ -251,8 +251,9 @@ class Audit:
             for name in ("val", "test") if row.clean else ("test",):
                 concerned = np.asarray(open_to(row.goal, task, splits[name].targets).any(1) | row.clean)
                 part = mine.on(splits[name])
-                done, wanted = done + len(part.positions), wanted + int(concerned.sum())
-                if concerned[part.positions].sum() == concerned.sum() and (row.clean or (0, name) in outcomes):
+                found_here = int(concerned[part.positions].sum())
+                done, wanted = done + found_here, wanted + int(concerned.sum())
+                if found_here == concerned.sum() and (row.clean or (0, name) in outcomes):
                     outcomes[row.number, name] = part.outcome(concerned, outcomes.get((0, name)))
             progress[row.number] = done, wanted
         audit = cls(store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes)
@@ -264,7 +265,7 @@ class Audit:
     @property
     def finished(self) -> bool:
         """Whether every row of the plan is measured."""
-        return all(done == wanted for done, wanted in self.progress.values())
+        return all(self.measured(row.number) for row in self.rows) and self.measured(0, "val")
 
     @property
     def goals(self) -> tuple[str, ...]:

@@ -83,6 +83,17 @@ class AttackLine:
 
 
 @dataclass(frozen=True)
+class AttackRun:
+    """One attack as it was run."""
+
+    title: str
+    sees: str
+    settings: str
+    stops: str
+    summary: str
+
+
+@dataclass(frozen=True)
 class SizeBlock:
     """Everything that was measured at one size of a threat and goal."""
 
@@ -157,6 +168,7 @@ class Page:
     card: tuple[Statement, ...]
     flags: tuple[Flag, ...] | None
     clean: Clean
+    attacks: tuple[AttackRun, ...]
     battles: tuple[Battle, ...]
     headline: Headline | None
     by_class: tuple[PartRow, ...]
@@ -212,6 +224,7 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         card=threat_model(audit),
         flags=audit.flags,
         clean=clean,
+        attacks=tuple(_attacks(audit)),
         battles=battles,
         headline=headline,
         by_class=tuple(_by_class(audit, ledger, headline)),
@@ -220,9 +233,9 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         not_measured=tuple(_not_measured(audit, clean, named)),
         limits=LIMITS,
         bibliography=tuple(
-            facts
-            for name, facts in audit.attacks.items()
-            if any(r.attack == name and audit.measured(r.number) for r in audit.rows)
+            audit.attacks[name]
+            for name in dict.fromkeys(row.attack for row in audit.rows if audit.measured(row.number))
+            if name in audit.attacks
         ),
         provenance=tuple(_provenance(audit)),
         command=str(audit.provenance.get("command") or ""),
@@ -274,6 +287,28 @@ def _clean(audit: Audit, ledger: Ledger) -> Clean:
 # -- under attack ------------------------------------------------------------------------------------------------------
 
 
+def _title(audit: Audit, row: PlanRow) -> str:
+    facts = audit.attacks.get(row.attack)
+    return (facts.title if facts else row.attack) + row.label.removeprefix(row.attack)
+
+
+def _attacks(audit: Audit) -> Iterator[AttackRun]:
+    measured = [row for row in audit.rows if not row.clean and audit.measured(row.number)]
+    for label in dict.fromkeys(row.label for row in sorted(measured, key=lambda row: (row.control, row.number))):
+        rows = [row for row in measured if row.label == label]
+        facts = audit.attacks.get(rows[0].attack)
+        settings = dict.fromkeys(words.settings_in_words(row) for row in rows)
+        stops = dict.fromkeys("when fooled" if row.until == "fooled" else "when spent" for row in rows)
+        sees = {"gradient": "gradients (white box)", "scores": "scores (black box)", "nothing": "nothing (control)"}
+        yield AttackRun(
+            _title(audit, rows[0]),
+            sees.get(facts.sees, facts.sees) if facts else "",
+            next(iter(settings)) if len(settings) == 1 else "by size, see below",
+            words.listed(list(stops)),
+            facts.summary.rstrip(".") if facts else "",
+        )
+
+
 def _battles(audit: Audit, ledger: Ledger) -> Iterator[Battle]:
     for goal in audit.goals:
         for threat in audit.threats:
@@ -299,11 +334,10 @@ def _block(audit: Audit, ledger: Ledger, threat: str, goal: str, epsilon: float)
     worst = audit.worst_case(threat, epsilon, goal)
     attacks = [row for row in worst.rows if not row.clean]
     count = len({row.label for row in attacks if not row.control})
-    smaller = any(row.epsilon < epsilon * (1 - 1e-9) for row in attacks)
     first = AttackLine(
         None,
         "Worst case",
-        f"per image, of {words.counted(count, 'attack')} and the noise" + (", smaller sizes too" if smaller else ""),
+        f"of {words.counted(count, 'attack')}" + (" and the noise" if any(row.control for row in attacks) else ""),
         "",
         ledger.note_worst("accuracy", worst.accuracy, goal, threat, epsilon),
         ledger.note_worst("balanced accuracy", audit.balanced_accuracy_of(worst.right), goal, threat, epsilon),
@@ -324,11 +358,12 @@ def _block(audit: Audit, ledger: Ledger, threat: str, goal: str, epsilon: float)
 def _line(audit: Audit, ledger: Ledger, row: PlanRow) -> AttackLine:
     facts = audit.attacks.get(row.attack)
     n, groups = len(audit.targets), len(np.unique(audit.groups))
-    detail = words.settings_in_words(row)
+    # Settings that an attack keeps throughout are told once, in the table of attacks.
+    constant = len({words.settings_in_words(r) for r in audit.rows if r.label == row.label}) == 1
     return AttackLine(
         row,
-        (facts.title if facts else row.attack) + row.label.removeprefix(row.attack),
-        detail,
+        _title(audit, row),
+        "" if constant else words.settings_in_words(row),
         facts.sees if facts else "",
         ledger.note("accuracy", audit.accuracy(row.number), row),
         ledger.note("balanced accuracy", audit.balanced_accuracy(row.number), row),
@@ -355,8 +390,7 @@ def _charts(audit: Audit, threat: str, goal: str, ident: str) -> Iterator[Chart]
         place = 0
         for label in labels:
             mine = sorted((row for row in rows if row.label == label), key=lambda row: row.epsilon)
-            facts = audit.attacks.get(mine[0].attack)
-            title = (facts.title if facts else mine[0].attack) + label.removeprefix(mine[0].attack)
+            title = _title(audit, mine[0])
             style = "noise" if mine[0].control else f"s{place % 6}"
             place += not mine[0].control
             values = [(0, 0.0), *((row.number, row.epsilon) for row in mine)]

@@ -96,16 +96,15 @@ def _capability(audit: Audit, rows: Sequence[PlanRow]) -> Statement:
         sizes = sorted({row.epsilon for row in rows if row.threat == threat and not row.unbounded})
         name, pixels = words.threat_name(threat), _pixels(threat)
         if words.norm(threat) == "linf":
-            levels = words.listed([words.plain(e * 255) for e in sizes])
-            deep = words.listed([words.plain(e * 4095) for e in sizes])
-            share = words.listed([words.plain(100 * e, 2) for e in sizes])
-            texts.append(
-                f"{name}: every value of the image may change by at most {levels} of 255 grey levels (8 bits); that is "
-                f"{deep} of 4095 (12 bits), or {share} % of the range. {pixels}"
-            )
+            levels = words.listed([words.plain(e * 255) for e in sizes], "or")
+            if sizes:
+                texts.append(
+                    f"{name}: every value of the image may change by at most {levels} of 255 grey levels. One of 255 levels is "
+                    f"0.39 % of the range, or 16 of the 4095 levels of a 12-bit image. {pixels}"
+                )
         elif sizes:
-            radii = words.listed([words.plain(e) for e in sizes])
-            levels = words.listed([words.plain(words.typical_levels(e, values), 2) for e in sizes])
+            radii = words.listed([words.plain(e) for e in sizes], "or")
+            levels = words.listed([words.plain(words.typical_levels(e, values), 2) for e in sizes], "or")
             texts.append(
                 f"{name}: the root of the summed squares of all changes is at most {radii} (values in [0, 1]); spread evenly, "
                 f"that is {levels} of 255 grey levels per value. {pixels}"

@@ -52,7 +52,7 @@ def size_in_words(threat: str, epsilon: float, values: int) -> str:
     """
     if norm(threat) == "linf":
         return f"at most {plain(epsilon * 255)} of 255 grey levels in any pixel"
-    return f"{plain(typical_levels(epsilon, values))} of 255 grey levels in a typical pixel (L2 norm {plain(epsilon)})"
+    return f"{plain(typical_levels(epsilon, values), 2)} of 255 grey levels in a typical pixel (L2 norm {plain(epsilon)})"
 
 
 def typical_levels(epsilon: float, values: int) -> float:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from antivenom.errors import SettingsError
+from antivenom.models.architectures import build
 from antivenom.models.classifier import Classifier
 from antivenom.models.presentation import CentreCrop, Presented
+from antivenom.task import Task
 from antivenom.training.augmentation import Augmentation
 
 
 class Recipe(BaseModel):
     """Settings of one training.
 
+    `classifier` makes the model that a recipe is for; `train` follows the rest. Another value goes in through
+    `Recipe.model_validate(PRESETS["small"].model_dump() | {"epochs": 5})`, which checks it.
+
     Attributes:
         name: as a card and a report call it.
-        architecture: the backbone that it was made for, as in `ARCHITECTURES`.
+        architecture: the backbone, as in `ARCHITECTURES`.
+        pretrained: whether it starts from timm's ImageNet weights.
         side: pixels a side at which images are loaded.
-        centre_crop: share of the side that the classifier keeps; see `present`.
+        centre_crop: share of the side that the classifier keeps, in training and in use.
         epochs, batch: how long, and how many images a step.
         learning_rate, momentum, nesterov, weight_decay: of SGD.
         schedule: of the learning rate. `one-cycle` climbs over the first 30 % of the steps and falls to nothing; `cosine`
@@ -36,6 +45,7 @@ class Recipe(BaseModel):
 
     name: str
     architecture: str = "resnet18"
+    pretrained: bool = False
     side: int = Field(default=64, ge=8)
     centre_crop: float = Field(default=1.0, gt=0, le=1)
     epochs: int = Field(ge=1)
@@ -74,13 +84,129 @@ class Recipe(BaseModel):
             return self.learning_rate * (0.04 + 0.96 * (1 - _half_cosine(done / climb)))
         return self.learning_rate * _half_cosine((done - climb) / (1 - climb))
 
-    def present(self, classifier: Classifier) -> Classifier:
-        """The classifier as this recipe trains and uses it: with the centre crop, where there is one, inside."""
-        if self.centre_crop == 1:
-            return classifier
+    def classifier(
+        self,
+        task: Task,
+        *,
+        channels: int,
+        seed: int,
+        pretrained: bool | Path | None = None,
+        tell: Callable[[str], None] = print,
+    ) -> Classifier:
+        """The classifier that this recipe trains: its backbone at its side, the centre crop, where there is one, inside.
+
+        Args:
+            pretrained: another start than the recipe's own, such as a local file of weights.
+
+        Raises:
+            SettingsError, WeightsError: as `architectures.build`.
+        """
         side = round(self.centre_crop * self.side)
-        return Presented(classifier, [CentreCrop((side, side))])
+        start = self.pretrained if pretrained is None else pretrained
+        model = build(self.architecture, task, channels=channels, seed=seed, pretrained=start, size=(side, side), tell=tell)
+        return model if self.centre_crop == 1 else Presented(model, [CentreCrop((side, side))])
 
 
 def _half_cosine(done: float) -> float:
     return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+_UNSTATED = "Not stated in the paper, so our choice: "
+
+PRESETS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="small",
+            side=64,
+            epochs=20,
+            batch=32,
+            learning_rate=0.05,
+            weight_decay=5e-4,
+            schedule="one-cycle",
+            average=0.99,
+            augmentation=Augmentation(rotation=10, shift=0.05, zoom=0.1, mirror=True),
+            notes=("From scratch on a few thousand images of 64 to 128 px, in minutes on two cores.",),
+        ),
+        Recipe(
+            name="chen2021-paper",
+            architecture="resnet34",
+            pretrained=True,
+            side=256,
+            centre_crop=0.875,
+            epochs=300,
+            batch=128,
+            learning_rate=1e-4,
+            augmentation=Augmentation(rotation=10, shift=0.1, mirror=True),
+            notes=(
+                f"{_UNSTATED}batch 128 (as in its repository), rotation of 10 degrees, shift of 10 %, the side of 256 px before "
+                "the crop, no weight decay, a constant learning rate, and 300 of its '300-500' epochs.",
+            ),
+        ),
+        Recipe(
+            name="chen2021-repo",
+            architecture="resnet34",
+            pretrained=True,
+            side=256,
+            centre_crop=0.875,
+            epochs=250,
+            batch=128,
+            learning_rate=0.01,
+            weight_decay=1e-4,
+            schedule="step",
+            sampling="balanced",
+            augmentation=Augmentation(crop=0.875, mirror=True, upend=True),
+            notes=("The repository also mirrors and crops at random in validation; here validation sees the centre crop.",),
+        ),
+        Recipe(
+            name="wasserman2022",
+            architecture="resnet50",
+            pretrained=True,
+            side=224,
+            epochs=60,
+            batch=32,
+            learning_rate=0.01,
+            weight_decay=1e-4,
+            schedule="cosine",
+            augmentation=Augmentation(rotation=10, shift=0.05, mirror=True),
+            notes=(f"{_UNSTATED}everything but the ResNet-50.",),
+        ),
+        Recipe(
+            name="li2020",
+            architecture="densenet121",
+            pretrained=True,
+            side=224,
+            epochs=30,
+            batch=32,
+            learning_rate=0.01,
+            weight_decay=1e-4,
+            schedule="cosine",
+            augmentation=Augmentation(mirror=True),
+            notes=(f"{_UNSTATED}everything but the DenseNet-121 with 14 sigmoid outputs.",),
+        ),
+        Recipe(
+            name="sahu2024",
+            architecture="efficientnet_b0",
+            pretrained=True,
+            side=224,
+            epochs=40,
+            batch=32,
+            learning_rate=0.01,
+            weight_decay=1e-4,
+            schedule="cosine",
+            augmentation=Augmentation(rotation=10, shift=0.05, mirror=True),
+            notes=(f"{_UNSTATED}everything but the EfficientNet-B0.",),
+        ),
+    )
+}
+
+
+def preset(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

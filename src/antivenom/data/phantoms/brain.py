@@ -176,7 +176,9 @@ def _wrapped(canvas: Canvas, body: Random, anatomy: _Anatomy, v: Array, image: A
     inner, outer = 0.014, 0.014 + skull
     marrow = canvas.ridge(out - inner - 0.5 * skull, 0.008) * body.uniform(0.5, 1.2)
     bone = _BONE + (_MARROW - _BONE) * marrow
-    fat = _FAT * body.uniform(0.75, 1.05) * (1 - 0.12 * canvas.texture(body, 18)) - 0.25 * canvas.ridge(out - outer - 0.5 * scalp, 0.01)
+    fat = _FAT * body.uniform(0.75, 1.05) * (1 - 0.12 * canvas.texture(body, 18)) - 0.25 * canvas.ridge(
+        out - outer - 0.5 * scalp, 0.01
+    )
     wrapped = image + canvas.inside(out, 0.012) * (_FLUID - image)
     wrapped += canvas.inside(out - inner, 0.012) * (bone - wrapped)
     wrapped += canvas.inside(out - outer, 0.014) * (fat - wrapped)

@@ -126,7 +126,7 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
         gas = canvas.bump(u - body.uniform(0.28, 0.42), v - level - body.uniform(0.16, 0.24), 0.10, body.uniform(0.04, 0.08))
         density -= 0.16 * gas * (1 - above_floor)
 
-    density += _bones(canvas, body, u, v, across, wall, flesh)
+    density += _bones(canvas, body, u, v, across, wall, flesh) * (0.55 + 0.45 * above_floor)
     airway = canvas.inside(0.032 - np.abs(u - 0.01), 0.03) * canvas.inside(-0.24 - v, 0.1)
     density -= 0.10 * airway * flesh
     density += _markings(canvas, body, frame, lung)
@@ -138,12 +138,14 @@ def _bones(canvas: Canvas, body: Random, u: Array, v: Array, across: Array, wall
     caged = canvas.inside(1.06 - across / wall, 0.12)
     pitch = body.uniform(0.118, 0.138)
     # Ribs are one rib repeated: the fraction of the phase is the place across the rib.
-    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2.6) / pitch + 0.35 * body.random() * (u > 0).astype(np.float32)
+    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2.6) / pitch + 0.35 * body.random() * (u > 0).astype(
+        np.float32
+    )
     front = (v + body.uniform(0.42, 0.58) * share**1.5 - 0.1 * share**4) / (1.25 * pitch) + body.random()
     bones = np.zeros_like(u)
     for phase, gap, height, shown in (
-        (rear, pitch, 0.075, canvas.inside(across - 0.09, 0.06) * (0.75 + 0.5 * share**2)),
-        (front, 1.25 * pitch, 0.05, canvas.inside(share - 0.42, 0.25)),
+        (rear, pitch, 0.058, canvas.inside(across - 0.09, 0.06) * (0.75 + 0.5 * share**2)),
+        (front, 1.25 * pitch, 0.036, canvas.inside(share - 0.42, 0.25)),
     ):
         middle = np.abs(phase - np.floor(phase) - 0.5) * gap
         half = 0.26 * gap
@@ -195,13 +197,15 @@ def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
     patches = np.zeros_like(thorax.u)
     for _ in range(disease.integers(1, 4)):
         u, v = thorax.cage.spot(disease)
-        reach = disease.uniform(0.13, 0.24)
+        reach = disease.uniform(0.14, 0.22)
         away = np.hypot((thorax.u - u) / disease.uniform(0.8, 1.2), thorax.v - v) / reach
-        patches = np.maximum(patches, canvas.inside(0.85 - away + 0.5 * cloud, 0.7) * disease.uniform(0.8, 1))
+        patches = np.maximum(patches, canvas.inside(0.9 - away + 0.45 * cloud, 0.55) * disease.uniform(0.85, 1))
         angle = disease.uniform(0, 2 * np.pi, 4)
-        airway = np.stack([np.array([u, v]) + s * reach * np.stack([np.cos(angle), np.sin(angle)], -1) for s in (0, 0.4, 0.8)], 1)
+        airway = np.stack(
+            [np.array([u, v]) + s * reach * np.stack([np.cos(angle), np.sin(angle)], -1) for s in (0, 0.4, 0.8)], 1
+        )
         patches *= 1 - 0.35 * canvas.strokes(thorax.frame.place(airway), np.full((4, 3), 0.012), np.ones((4, 3))).clip(0, 1)
-    return disease.uniform(0.20, 0.30) * patches * thorax.lung**0.5 * (1 + 0.15 * cloud).clip(0.5, 1.5)
+    return disease.uniform(0.30, 0.40) * patches * thorax.lung**0.5 * (1 + 0.15 * cloud).clip(0.5, 1.5)
 
 
 def _effusion(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:

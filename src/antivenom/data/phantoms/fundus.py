@@ -86,7 +86,7 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     pigment -= 0.22 * canvas.bump(du, dv, 0.30, 0.36)  # nerve fibres around the disc shine
     takes = np.array([0.45, 0.85, 0.9], np.float32)[:, None, None]
     colour = ground.astype(np.float32)[:, None, None] * np.exp(-takes * (pigment + choroid))
-    pale = np.array([0.98, 0.72, 0.38]) * np.exp(body.normal(0, [0.03, 0.07, 0.10]))
+    pale = np.array([0.98, 0.72, 0.38]) * np.exp(body.normal(0, [0.03, 0.05, 0.05]))
     white = np.array([1.0, 0.88, 0.62])
     rim = canvas.ridge(away - tall - 0.012, 0.02) * canvas.inside(du, 0.2) * body.uniform(0, 0.35)
     colour *= 1 - rim
@@ -153,9 +153,9 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         deposits += 0.55 * canvas.dots(x, y, disease.uniform(0.03, 0.05, many), np.ones(many))
     if grade > 3:  # blood in front of the retina settles to a level
         (x0,), (y0,) = scatter(1)
-        pool = disease.uniform(0.13, 0.20) - np.hypot(0.75 * (canvas.x - x0), canvas.y - y0) + ragged
-        settled = canvas.y - y0 + 0.05 + 0.3 * (canvas.x - x0) ** 2 + 0.5 * ragged
-        blood = np.maximum(blood, 1.2 * canvas.inside(pool, 0.04) * canvas.inside(settled, 0.05))
+        pool = disease.uniform(0.12, 0.18) - np.hypot(0.8 * (canvas.x - x0), canvas.y - y0) + ragged
+        settled = canvas.y - y0 + 0.07 - 1.5 * (canvas.x - x0) ** 2
+        blood = np.maximum(blood, 1.0 * canvas.inside(pool, 0.05) * canvas.inside(settled, 0.06))
     return blood, deposits.clip(0, 1)
 
 
@@ -181,10 +181,10 @@ def _photograph(canvas: Canvas, retina: _Retina, blood: Array, deposits: Array, 
         many = int(pose.integers(1, 5))
         x, y = pose.uniform(-0.8, 0.8, (2, many))
         light *= 1 - canvas.dots(x, y, pose.uniform(0.02, 0.05, many), pose.uniform(0.05, 0.2, many)).clip(0, 0.4)
-    light = canvas.blur(light, pose.uniform(0.002, 0.009))
+    light = canvas.blur(light, pose.uniform(0.002, 0.012))
     light = light * np.exp(pose.normal(0, 0.16) + pose.normal(0, [0.03, 0.06, 0.12])).astype(np.float32)[:, None, None]
     shown = 1 - np.exp(-1.35 * light.clip(0, None))
     shown = (1.15 * shown) ** np.exp(pose.normal(0.1, 0.12)) * retina.aperture
     grain = chance.film.standard_normal(shown.shape, dtype=np.float32)
-    noisy: Array = (shown + pose.uniform(0.004, 0.014) * grain * (0.15 + retina.aperture)).clip(0, 1).astype(np.float32)
+    noisy: Array = (shown + pose.uniform(0.004, 0.028) * grain * (0.15 + retina.aperture)).clip(0, 1).astype(np.float32)
     return noisy
