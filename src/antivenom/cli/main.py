@@ -94,14 +94,20 @@ def train(
     split_file: SplitFile = None,
     download: Download = False,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Settings of the training; see `antivenom train --recipes`.")
+        str,
+        typer.Option(
+            "--recipe", help="Settings of the training; small, chen2021-paper, chen2021-repo, wasserman2022, li2020, sahu2024."
+        ),
     ] = "small",
     architecture: Annotated[str | None, typer.Option("--architecture", "-a", help="resnet18, resnet34, resnet50, ...")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a step, instead of the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0, help="Instead of the recipe's.")] = None,
     pretrained: Annotated[
-        str | None, typer.Option("--pretrained", help="'timm' for its own weights (online), or a .safetensors or .pth file.")
+        str | None,
+        typer.Option(
+            "--pretrained", help="'timm' (its own weights, online), 'none', or a .safetensors or .pth file; else the recipe's."
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = None,

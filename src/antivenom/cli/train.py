@@ -12,7 +12,6 @@ from antivenom.cli.console import out, progress
 from antivenom.cli.data import opened
 from antivenom.cli.device import chosen_device
 from antivenom.errors import SettingsError
-from antivenom.models.architectures import build
 from antivenom.training.loop import train as run
 from antivenom.training.presets import PRESETS, Recipe
 
@@ -35,17 +34,13 @@ def train(
     """Train, and print where the checkpoint is and what it reached on validation."""
     settings = changed(recipe, changes)
     images = opened(data, root, label=label, size=settings.side, n=n, split_file=split_file, download=download)
-    start: bool | Path = pretrained == "timm" or (Path(pretrained) if pretrained else False)
-    network = build(
-        settings.architecture,
+    model = settings.classifier(
         images.task,
         channels=images.channels,
-        pretrained=start,
-        copy_grey=bool(start) and images.channels == 1,
         seed=seed,
+        pretrained=None if pretrained is None else {"timm": True, "none": False}.get(pretrained, Path(pretrained)),
         tell=lambda text: out.print(text, markup=False),
-    )
-    model = settings.present(network).to(chosen_device(device))
+    ).to(chosen_device(device))
     began = time.monotonic()
     with progress(f"training on {images.name}") as told:
         result = run(model, images.split("train"), images.split("val"), settings, seed=seed, folder=output, progress=told)

@@ -270,7 +270,7 @@ def check_index(index: Index, task: Task) -> None:
     """
     unique, counts = np.unique(index.keys, return_counts=True)
     if len(unique) != len(index):
-        raise DataError(f"image names must be unique; {unique[counts > 1][0]!r} occurs {counts.max()} times")
+        raise DataError(f"image names must be unique; {str(unique[counts > 1][0])!r} occurs {counts.max()} times")
     wanted = (len(index), len(task.classes)) if task.multilabel else (len(index),)
     if index.targets.shape != wanted:
         raise LabelError(f"targets must have shape {wanted} for this task, got {index.targets.shape}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from antivenom.attacks import ATTACKS, Sees, attack
+from antivenom.data.imageset import ImageSet
 from antivenom.errors import SettingsError
 from antivenom.task import Task
 from antivenom.threat.card import EVERY_FINDING, UNTARGETED, perturbation_set
@@ -80,6 +81,11 @@ class Protocol(Frozen):
     batch: Annotated[int, Field(gt=0)] = 64
     keep: Annotated[int, Field(ge=0)] = 8
     execution: Literal["auto", "as given"] = "auto"
+
+    @staticmethod
+    def of(data: ImageSet) -> Protocol:
+        """The standard plan for these images."""
+        return Protocol(plan=standard(data.task, data[0].image.numel()))
 
     def model_post_init(self, _: Any) -> None:
         """Check what no single field can."""

@@ -160,7 +160,8 @@ def paired_difference(first: Array, second: Array, groups: Array | None = None, 
     codes = np.repeat(group_codes(groups, len(one)), one.shape[1])
     gain = (one - other).reshape(-1, 1)
     found = _combine(np.hstack([np.maximum(gain, 0), np.maximum(-gain, 0)]), np.array([1.0, -1.0]), codes, level)
-    return Estimate(found.value, found.low, found.high, found.n // 2, found.groups, f"{found.method}, for and against")
+    method = "Wilson for and against" if found.method == "Wilson" else "Wilson for and against, clustered"
+    return Estimate(found.value, found.low, found.high, found.n // 2, found.groups, method)
 
 
 def estimate(

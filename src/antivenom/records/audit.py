@@ -585,9 +585,10 @@ class Audit:
                 )
             if self.task.multilabel and self.operating is None:
                 continue
-            margins = self._margins(row, outcome.logits, self.splits[split].targets)
+            targets = self.splits[split].targets
+            margins = self._margins(row, outcome.logits, targets)
             slack = ROUNDING * np.maximum(1, np.abs(outcome.logits).max(1))
-            wrong = np.where(outcome.reached, margins < -slack, margins > slack) & outcome.concerned
+            wrong = np.where(outcome.reached, margins < -slack, margins > slack) & open_to(row.goal, self.task, targets).any(1)
             if wrong.any():
                 first = int(np.flatnonzero(wrong)[0])
                 raise RecordsError(

@@ -21,7 +21,7 @@ from antivenom.report.threat_model import Statement, threat_model
 
 Array = np.ndarray[Any, Any]
 
-WORST, HALF = "worst case", 0.5
+HALF, BINS = 0.5, 10
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Clean:
     error: Figure
     gap: Figure
     brier: Figure
+    bins: int
     reliability: Chart
     confusion: tuple[tuple[int, ...], ...]
 
@@ -250,7 +251,7 @@ def _clean(audit: Audit, ledger: Ledger) -> Clean:
     multilabel = audit.task.multilabel
     counts = audit.targets.sum(0) if multilabel else np.bincount(audit.targets, minlength=len(names))
     pairs, thresholds = audit.sensitivity_specificity(), audit.thresholds
-    found = audit.calibration()
+    found = audit.calibration(bins=BINS)
     rows = []
     for k, (name, auroc) in enumerate(zip(names, audit.auroc(), strict=True)):
         part = f"class {name}"
@@ -279,6 +280,7 @@ def _clean(audit: Audit, ledger: Ledger) -> Clean:
         error=ledger.note("expected calibration error", found.error),
         gap=ledger.note("stated probability less accuracy", found.gap),
         brier=ledger.note("Brier score", found.brier),
+        bins=BINS,
         reliability=reliability_chart("reliability", f"{stated} against how often it came true", found.reliability),
         confusion=() if multilabel else tuple(tuple(int(v) for v in row) for row in audit.confusion()),
     )
@@ -546,7 +548,7 @@ def _tiles(clean: Clean, headline: Headline | None, multilabel: bool) -> Iterato
     if headline is None:
         return
     worst, name = headline.block.worst, words.threat_name(headline.threat)
-    place = f"{name} {headline.block.size}"
+    place = f"{name}\u00a0{headline.block.size}"
     yield Tile(
         f"Balanced accuracy, attacked at {place}", worst.balanced, f"constant answer: {100 * clean.constant_balanced:.1f} %"
     )

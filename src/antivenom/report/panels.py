@@ -66,8 +66,8 @@ class Panel:
 def panels(audit: Audit, threat: str, *, most: int = 6) -> tuple[Panel, ...]:
     """Show, of each kept image that the model reads rightly, the smallest change of this threat that turned its answer.
 
-    Where none did, the largest change that was tried is shown. Ties go to the earliest row of the plan. Rows in which every
-    value may become any other are left out, and so is the noise.
+    Of several findings, at least half of the right decisions. Where no change did, the largest that was tried is shown. Ties go
+    to the earliest row of the plan. Rows in which every value may become any other are left out, and so is the noise.
     """
     rows = [row for row in audit.select(threat) if not (row.control or row.unbounded)]
     rows.sort(key=lambda row: (row.epsilon, row.number))
@@ -75,14 +75,19 @@ def panels(audit: Audit, threat: str, *, most: int = 6) -> tuple[Panel, ...]:
     success = {row.number: audit.success(row.number) for row in rows}
     chosen: list[tuple[int, PlanRow, bool]] = []
     for place in sorted(clean.pixels):
-        if not right[place].any() or (not audit.task.multilabel and not right[place].all()):
+        if not right[place].any():
             continue
         kept = [row for row in rows if place in audit.outcome(row.number).pixels]
-        turned = next((row for row in kept if np.nan_to_num(success[row.number][place]).any()), None)
+        turned = next((row for row in kept if _half(success[row.number][place])), None)
         if turned or kept:
             chosen.append((place, turned or kept[-1], turned is not None))
     chosen = _varied(chosen, [audit.targets[place].tolist() for place, _, _ in chosen])[:most]
     return tuple(_panel(audit, store, place, row, fooled) for place, row, fooled in chosen)
+
+
+def _half(success: Array) -> bool:
+    """Whether at least half of what was to be gained was gained."""
+    return bool(np.nansum(success) >= max(1, (~np.isnan(success)).sum() / 2))
 
 
 def _varied(chosen: list[tuple[int, PlanRow, bool]], targets: list[Any]) -> list[tuple[int, PlanRow, bool]]:

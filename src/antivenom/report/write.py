@@ -56,8 +56,8 @@ def _templates() -> Environment:
 
 
 def _scaled(number: float, factor: float = 1, digits: int = 1) -> str:
-    """A number times a factor, rounded; never '-0.0'."""
-    return f"{round(factor * number, digits) + 0.0:,.{digits}f}"
+    """A number times a factor, rounded; with a true minus, and never '−0.0'."""
+    return f"{round(factor * number, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def _write(path: Path, text: str) -> None:

@@ -139,8 +139,8 @@ PRESETS: dict[str, Recipe] = {
             learning_rate=1e-4,
             augmentation=Augmentation(rotation=10, shift=0.1, mirror=True),
             notes=(
-                f"{_UNSTATED}batch 128 (as in its repository), rotation of 10 degrees, shift of 10 %, the side of 256 px before "
-                "the crop, no weight decay, a constant learning rate, and 300 of its '300-500' epochs.",
+                f"{_UNSTATED}batch 128 (as in its repository), rotation of 10 degrees, shift of 10 %, the side of 256 px "
+                "before the crop, no weight decay, a constant learning rate, and 300 of its '300-500' epochs.",
             ),
         ),
         Recipe(

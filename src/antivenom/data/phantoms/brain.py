@@ -6,6 +6,7 @@ Coordinates: u from the patient's right (-1, left side of the picture) to left, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def _anatomy(canvas: Canvas, body: Random, head_u: Array, head_v: Array, u: Arra
 def _limb(u: Array, v: Array, line: tuple[tuple[float, float, float], ...]) -> Array:
     """Depth inside a tube of changing radius along a polyline of (u, v, radius)."""
     inside = np.full_like(u, -np.inf)
-    for (u0, v0, r0), (u1, v1, r1) in zip(line[:-1], line[1:], strict=True):
+    for (u0, v0, r0), (u1, v1, r1) in pairwise(line):
         run, rise = u1 - u0, v1 - v0
         along = (((u - u0) * run + (v - v0) * rise) / (run**2 + rise**2)).clip(0, 1)
         away = np.hypot(u - u0 - along * run, v - v0 - along * rise)

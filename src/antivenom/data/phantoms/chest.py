@@ -37,7 +37,8 @@ class _Cage:
     def wall(self, v: Array) -> Array:
         """Half-width of the cage at a height."""
         above, below = ((0.32 - v) / (0.32 - self.apex)).clip(0, 1), (v - 0.32).clip(0, 1)
-        return self.widest * np.sqrt((1 - above**2.3).clip(1e-4, 1)) * (1 - 0.1 * below)
+        wall: Array = self.widest * np.sqrt((1 - above**2.3).clip(1e-4, 1)) * (1 - 0.1 * below)
+        return wall
 
     def spot(self, disease: Random) -> tuple[float, float]:
         """A place (u, v) in either lung, clear of the heart and of the borders."""
@@ -83,7 +84,7 @@ def draw(canvas: Canvas, task: str, target: Array, chance: Chance) -> Scan:
 
 
 def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
-    frame = Frame(pose.normal(0, 3), pose.uniform(0.94, 1.16), pose.normal(0, 0.04), pose.normal(0.0, 0.04))
+    frame = Frame(pose.normal(0, 4), pose.uniform(0.92, 1.20), pose.normal(0, 0.06), pose.normal(0.0, 0.06))
     u, v = frame.positions(canvas)
     u = u + 0.012 * canvas.texture(body, 5)
     v = v + 0.012 * canvas.texture(body, 5)
@@ -115,7 +116,9 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
     flesh = np.sqrt(np.sqrt((1 - (across / trunk) ** 2).clip(0, 1)))
     density = flesh * (0.66 + 0.05 * canvas.texture(body, 4))
     density += 0.10 * canvas.inside(v - floor, 0.05) * depth
-    density -= body.uniform(0.42, 0.52) * lung
+    # Rotation and cut-off of the grid whiten one lung, or one end of both, evenly; disease does it in patches.
+    uneven = pose.normal(0, 0.09) * u + pose.normal(0, 0.08) * v
+    density -= (body.uniform(0.36, 0.54) + uneven) * lung
     density += 0.05 * canvas.inside(within - 0.06, 0.16) * above_floor  # thickest, hence whitest, in its middle
     density += 0.09 * canvas.bump(u, 0 * v, 0.11)
     if body.random() < 0.5:  # breasts: haze over the lower lungs that ends in a soft arc
@@ -197,7 +200,7 @@ def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
     patches = np.zeros_like(thorax.u)
     for _ in range(disease.integers(1, 4)):
         u, v = thorax.cage.spot(disease)
-        reach = disease.uniform(0.14, 0.22)
+        reach = disease.uniform(0.16, 0.25)
         away = np.hypot((thorax.u - u) / disease.uniform(0.8, 1.2), thorax.v - v) / reach
         patches = np.maximum(patches, canvas.inside(0.9 - away + 0.45 * cloud, 0.55) * disease.uniform(0.85, 1))
         angle = disease.uniform(0, 2 * np.pi, 4)
@@ -205,7 +208,8 @@ def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
             [np.array([u, v]) + s * reach * np.stack([np.cos(angle), np.sin(angle)], -1) for s in (0, 0.4, 0.8)], 1
         )
         patches *= 1 - 0.35 * canvas.strokes(thorax.frame.place(airway), np.full((4, 3), 0.012), np.ones((4, 3))).clip(0, 1)
-    return disease.uniform(0.30, 0.40) * patches * thorax.lung**0.5 * (1 + 0.15 * cloud).clip(0.5, 1.5)
+    opacity: Array = disease.uniform(0.36, 0.46) * patches * thorax.lung**0.5 * (1 + 0.15 * cloud).clip(0.5, 1.5)
+    return opacity
 
 
 def _effusion(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:

@@ -113,7 +113,8 @@ def _harmless(canvas: Canvas, body: Random, frame: Frame) -> Array:
     many = int(body.choice([0, 0, 1, 2, 4]))
     at = frame.place(body.uniform(-0.7, 0.7, (many, 2)))
     spots = canvas.dots(at[:, 0], at[:, 1], body.uniform(0.03, 0.09, many), body.uniform(0.2, 0.6, many))
-    return spots - drusen.clip(0, 0.5)
+    pigment: Array = spots - drusen.clip(0, 0.5)
+    return pigment
 
 
 def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tuple[Array, Array]:

@@ -138,7 +138,7 @@ def _network(canvas: Canvas, disease: Random) -> Array:
 
 def _globules(canvas: Canvas, site: _Site, disease: Random, *, turn: float, jitter: float) -> Array:
     """Round specks of pigment along a spiral: evenly spread at the golden angle, bunched to one side at a turn near 0."""
-    many = int(disease.choice([0, disease.integers(8, 32)]))
+    many = int(disease.integers(2) * disease.integers(8, 32))
     step = np.arange(many)
     share = site.radius * disease.uniform(0.5, 0.9) * np.sqrt((step + 0.5) / max(many, 1))
     angle = disease.uniform(0, 2 * np.pi) + turn * step + jitter * disease.standard_normal(many)
