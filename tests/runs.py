@@ -89,6 +89,7 @@ class Run:
     size: int = 32
     channels: int = 1
     images_per_group: int = 1
+    patients: bool = True  # False: the set names none, so each image is its own group
     sources: tuple[str, ...] = ("",)
     skill: float = 3.0  # how far the true class stands out
     slope: float = 1.6  # logits lost per grey level of a full-strength attack
@@ -140,7 +141,8 @@ def write_run(folder: Path, run: Run) -> Path:
     store.write_scans(scans)
     scores = {scan.image: _clean_logits(run, scan, luck) for scan in scans}
     store.write_document("operating", _operating(run, [s for s in scans if s.split == "val"], scores))
-    thresholds = np.array([t if t is not None else np.nan for t in store.document("operating")["thresholds"]])
+    # A finding without an operating point is attacked at even odds.
+    thresholds = np.array([t or 0.0 for t in store.document("operating")["thresholds"]])
     for number, row in enumerate(plan):
         if not run.finished({**row, "number": number}):
             continue
@@ -210,7 +212,7 @@ def margin(task: Task, goal: str, logits: Array, target: Sequence[int], threshol
     """How far the adversary got with this answer: positive where the goal is met."""
     if task.multilabel:
         margins = (1 - 2 * np.array(target)) * (logits - thresholds)
-        return float(np.nanmin(margins))
+        return float(margins.min())
     own = task.index(goal.removeprefix("targeted: ")) if goal.startswith("targeted: ") else target[0]
     rest = np.delete(logits, own).max()
     return float(logits[own] - rest if goal.startswith("targeted: ") else rest - logits[own])
@@ -231,7 +233,7 @@ def _scans(run: Run, split: str, n: int, luck: np.random.Generator) -> list[Scan
                 image=f"{split}/{i:04d}.png",
                 split=split,
                 target=target,
-                group=f"{split}-patient-{i // run.images_per_group}",
+                group=f"{split}-patient-{i // run.images_per_group}" if run.patients else f"{split}/{i:04d}.png",
                 source=run.sources[(i // run.images_per_group) % len(run.sources)],
             )
         )

@@ -14,7 +14,7 @@ LABELS = ["No Finding", "Effusion", "Effusion|Mass", "No Finding", "Hernia|Effus
 def published(tmp_path, picture):
     """Write 120 images of 40 patients, every fifth patient in the official test list."""
 
-    def write(labels=LABELS, lists=True, kept=lambda k: True, test=lambda patient: patient % 5 == 0):
+    def write(labels=LABELS, lists=True, kept=lambda _: True, test=lambda patient: patient % 5 == 0):
         lines, train, held_out = [HEAD], [], []
         for k in range(120):
             patient, name = k // 3, f"{k // 3:08d}_{k % 3:03d}.png"
@@ -100,7 +100,7 @@ def test_lists_that_do_not_fit_are_refused(published):
     with pytest.raises(SplitError, match="both of train_val_list"):
         read_chestxray14(root)
     (root / "train_val_list.txt").unlink()
-    with pytest.raises(SplitError, match="both train_val_list.txt and test_list.txt are needed"):
+    with pytest.raises(SplitError, match=r"both train_val_list\.txt and test_list\.txt are needed"):
         read_chestxray14(root)
 
 
@@ -117,4 +117,4 @@ def test_a_wrong_root_is_refused(tmp_path, published):
     with pytest.raises(DataError, match="no Data_Entry_2017"):
         read_chestxray14(tmp_path)
     with pytest.raises(DataError, match="none of its 120 images"):
-        read_chestxray14(published(kept=lambda k: False))
+        read_chestxray14(published(kept=lambda _: False))

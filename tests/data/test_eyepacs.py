@@ -9,7 +9,7 @@ from antivenom.errors import DataError, LabelError
 def eyepacs(tmp_path, picture):
     """40 patients, both eyes, in two formats and two folders."""
 
-    def write(grade=lambda k: k % 5, kept=lambda k: True):
+    def write(grade=lambda k: k % 5, kept=lambda _: True):
         lines = ["image,level"]
         for k in range(80):
             name = f"{k // 2}_{'left' if k % 2 else 'right'}"

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pydicom
 import pytest
@@ -110,7 +108,7 @@ def test_a_shortcut_by_source_is_reported_by_itself(listed):
     assert any("ill here 0.0%, there 100.0%" in caveat for caveat in images.caveats)
 
 
-def test_sizes_and_masks_go_together(listed, tmp_path, picture):
+def test_sizes_and_masks_go_together(listed, picture):
     mask = np.zeros((8, 8), np.uint8)
     mask[:, 4:] = 255
     root = listed()
@@ -118,7 +116,7 @@ def test_sizes_and_masks_go_together(listed, tmp_path, picture):
     images = labels_csv(root, size=(4, 2))
     assert images[0].image.shape == (1, 4, 2)
     assert images.mask(0).tolist() == [[False, True]] * 4
-    with pytest.raises(DataError, match="image 1 .*no lesion mask"):
+    with pytest.raises(DataError, match=r"image 1 .*no lesion mask"):
         images.mask(1)
 
 
@@ -138,7 +136,7 @@ def test_paths_out_of_the_root_are_refused(listed, tmp_path):
     root = tmp_path / "inner"
     root.mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "secret.png")
-    os.symlink(tmp_path / "secret.png", root / "link.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(root / "own.png")
     (root / "labels.csv").write_text("filename,label,split\n" + "own.png,a,train\nlink.png,b,test\nown2.png,a,val\n")
     with pytest.raises(DataError, match="leads out of"):

@@ -72,4 +72,4 @@ def test_unknown_diagnoses_and_wrong_roots_are_refused(published, tmp_path):
     with pytest.raises(DataError, match="no HAM10000_metadata"):
         read_ham10000(tmp_path)
     with pytest.raises(LabelError, match="label 'wart' is none of akiec"):
-        read_ham10000(published(dx=lambda k: "wart"))
+        read_ham10000(published(dx=lambda _: "wart"))

@@ -61,7 +61,9 @@ def test_what_is_no_image_is_refused_by_name(image, says):
     check_image(torch.zeros(1, 2, 2), "b", 1)
 
 
-@pytest.mark.parametrize(("targets", "task"), [((0, 1, 2, 0), TASK), ((0, -1, 0, 0), TASK), (np.full((4, 2), 2), Task(("x", "y"), True))])
+@pytest.mark.parametrize(
+    ("targets", "task"), [((0, 1, 2, 0), TASK), ((0, -1, 0, 0), TASK), (np.full((4, 2), 2), Task(("x", "y"), True))]
+)
 def test_targets_outside_the_classes_are_refused(targets, task):
     with pytest.raises(LabelError, match="outside 0"):
         pictures(targets=targets, task=task)

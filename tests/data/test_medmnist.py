@@ -14,7 +14,9 @@ SIZES = {"train": 40, "val": 6, "test": 10}
 def arrays(tmp_path, rng):
     """Write a file of MedMNIST's layout; arrays may be changed or dropped."""
 
-    def write(name="pneumoniamnist", *, side=28, colour=False, classes=2, findings=0, drop=(), save=np.savez_compressed, **changed):
+    def write(
+        name="pneumoniamnist", *, side=28, colour=False, classes=2, findings=0, drop=(), save=np.savez_compressed, **changed
+    ):
         content = {}
         for split, count in SIZES.items():
             shape = (count, side, side, 3) if colour else (count, side, side)
@@ -66,7 +68,14 @@ def test_where_the_file_puts_disease_first_it_is_put_last(arrays, tmp_path):
 def test_the_smallest_file_that_holds_the_size_is_read(arrays, tmp_path):
     for side in (28, 64, 128):
         arrays("pneumoniamnist" if side == 28 else f"pneumoniamnist_{side}", side=side, save=np.savez)
-    for size, file in ((None, "t.npz"), (28, "t.npz"), (29, "t_64.npz"), (100, "t_128.npz"), (224, "t_128.npz"), ((20, 60), "t_64.npz")):
+    for size, file in (
+        (None, "t.npz"),
+        (28, "t.npz"),
+        (29, "t_64.npz"),
+        (100, "t_128.npz"),
+        (224, "t_128.npz"),
+        ((20, 60), "t_64.npz"),
+    ):
         images = read_medmnist(tmp_path, "pneumoniamnist", size=size)
         assert file in images.origin
         height, width = (28, 28) if size is None else (size, size) if isinstance(size, int) else size

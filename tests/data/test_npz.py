@@ -100,7 +100,7 @@ def test_python_objects_are_never_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"junk" * 40, lambda b: b[:20]])
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda _: b"junk" * 40, lambda b: b[:20]])
 def test_a_header_must_agree_with_the_size(tmp_path, compression, change):
     path = rewritten(tmp_path / "x.npz", "images", change(npy_bytes(IMAGES)), compression)
     for read in (read_member, stored_array):
@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", full)
-        with pytest.raises(DataError, match="No space left.*ANTIVENOM_CACHE"):
+        with pytest.raises(DataError, match=r"No space left.*ANTIVENOM_CACHE"):
             stored_array(tmp_path / "x.npz", "images", cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     usage = shutil.disk_usage(tmp_path)

@@ -1,5 +1,4 @@
 import io
-import os
 import struct
 import zlib
 
@@ -26,7 +25,9 @@ def saved(path, pixels, **options):
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
 def test_lossless_files_give_their_pixels(tmp_path, suffix):
     grey, colour = read_image(saved(tmp_path / f"g.{suffix}", GREY)), read_image(saved(tmp_path / f"c.{suffix}", COLOUR))
-    assert grey.shape == (1, 6, 8) and colour.shape == (3, 6, 8) and grey.dtype == torch.float32
+    assert grey.shape == (1, 6, 8)
+    assert colour.shape == (3, 6, 8)
+    assert grey.dtype == torch.float32
     np.testing.assert_array_equal((grey[0] * 255).round(), GREY)
     np.testing.assert_array_equal((colour.permute(1, 2, 0) * 255).round(), COLOUR)
 
@@ -65,7 +66,8 @@ def test_colour_becomes_grey_by_its_luminance(tmp_path):
 
 def test_grey_becomes_three_equal_channels(tmp_path):
     image = read_image(saved(tmp_path / "x.png", GREY), channels=3)
-    assert image.shape == (3, 6, 8) and torch.equal(image[0], image[2])
+    assert image.shape == (3, 6, 8)
+    assert torch.equal(image[0], image[2])
 
 
 def test_orientation_is_applied(tmp_path):
@@ -117,7 +119,8 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, pl
         image = read_image(path)
     except ImageError:
         return
-    assert image.min() >= 0 and image.max() <= 1
+    assert image.min() >= 0
+    assert image.max() <= 1
 
 
 def test_missing_and_empty_files_are_refused(tmp_path):
@@ -210,15 +213,15 @@ def test_no_path_leads_out_of_the_root(tmp_path, path):
     root = tmp_path / "root"
     root.mkdir()
     saved(tmp_path / "secret.png", GREY)
-    os.symlink(tmp_path / "secret.png", root / "link.png")
-    os.symlink(tmp_path, root / "folder")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "folder").symlink_to(tmp_path)
     with pytest.raises(DataError):
         inside(root, path)
 
 
 def test_paths_and_links_below_the_root_are_followed(tmp_path):
     saved(tmp_path / "x.png", GREY)
-    os.symlink(tmp_path / "x.png", tmp_path / "link.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
     assert inside(tmp_path, "link.png") == inside(tmp_path, "a/../x.png") == (tmp_path / "x.png").resolve()
 
 
@@ -237,7 +240,8 @@ def test_squash_uses_the_whole_image_crop_its_middle_and_pad_black_margins():
 def test_resizing_gives_the_size_and_keeps_the_range(rows, columns, height, width, fit):
     image = torch.rand(1, rows, columns, generator=torch.Generator().manual_seed(rows * 41 + columns))
     small = resize(image, (height, width), fit=fit)
-    assert small.shape == (1, height, width) and small.max() <= image.max() + 1e-6
+    assert small.shape == (1, height, width)
+    assert small.max() <= image.max() + 1e-6
     assert fit == "pad" or small.min() >= image.min() - 1e-6
 
 
@@ -250,7 +254,9 @@ def test_masks_are_brought_to_size_in_the_same_way():
     mask = torch.zeros(8, 16, dtype=torch.bool)
     mask[:, 8:] = True
     small = Frame(4, "pad").mask(mask)
-    assert small.dtype == torch.bool and small[1:3].tolist() == [[False, False, True, True]] * 2 and not small[0].any()
+    assert small.dtype == torch.bool
+    assert small[1:3].tolist() == [[False, False, True, True]] * 2
+    assert not small[0].any()
     assert torch.equal(Frame().mask(mask), mask)
 
 

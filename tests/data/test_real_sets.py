@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from antivenom.data.checking import check
 from antivenom.data.datasets import load
 from antivenom.data.folder import labels_csv
 from antivenom.errors import SplitError
@@ -74,6 +75,13 @@ def test_the_two_origins_of_the_small_nih_set_are_told_apart(opened):
     images = opened("nih14-64")
     assert {s: images.sources.count(s) for s in ("darkcovidnet", "kcr2019d1")} == {"darkcovidnet": 999, "kcr2019d1": 993}
     assert any("Pneumonia darkcovidnet 47.4%, kcr2019d1 0.4%" in caveat for caveat in images.caveats)
+
+
+def test_pictures_that_pneumoniamnist_holds_in_training_and_in_validation_are_found(opened):
+    problems = check(opened("pneumoniamnist"))
+    assert {problem.kind for problem in problems} == {"leak"}
+    assert [problem.key.split(":")[0] for problem in problems] == ["val"] * 8
+    assert check(opened("nih14-64")) == []
 
 
 def test_grey_scans_stored_as_colour_come_as_one_channel(opened):

@@ -93,7 +93,7 @@ def test_validation_is_carved_from_training_alone():
     given = np.where(SUBJECTS % 5 == 0, "test", "train")
     splits = carve_val(given, SUBJECTS.astype(str), SEVERITY, seed=0)
     assert ((splits == "test") == (given == "test")).all()
-    train, val, test = parts(splits, SUBJECTS)
+    train, val, _test = parts(splits, SUBJECTS)
     assert not train & val
     assert len(val) == pytest.approx(160 / 8, abs=2)
     with pytest.raises(SplitError, match="no training split"):

@@ -16,7 +16,7 @@ def table(tmp_path):
 
 
 def test_columns_are_read_by_name(table):
-    read = read_table(table("filename,label\na.png,x\n\n\"b, c.png\",y\n"))
+    read = read_table(table('filename,label\na.png,x\n\n"b, c.png",y\n'))
     assert len(read) == 2
     assert read["filename"].tolist() == ["a.png", "b, c.png"]
     assert read.take(np.array([False, True]))["label"].tolist() == ["y"]
@@ -100,5 +100,5 @@ def test_columns_of_0_and_1_become_findings(table):
     task, targets = finding_targets(read, ["Hernia", "Mass"], ["a", "b"])
     assert task.multilabel
     assert targets.tolist() == [[0, 1], [1, 1]]
-    with pytest.raises(LabelError, match="b: f must be 0 or 1, got 'a'|a: f must be 0 or 1, got 'a'"):
+    with pytest.raises(LabelError, match="a: f must be 0 or 1, got 'a'"):
         finding_targets(read, ["f"], ["a", "b"])

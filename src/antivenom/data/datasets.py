@@ -682,7 +682,7 @@ _ROWS = (
             ("chest", "Drawn chest X-rays with lesion masks", "chest X-ray", ("pneumonia", "findings")),
             ("fundus", "Drawn fundus photographs with lesion masks", "fundus photography", ("retinopathy", "grades")),
             ("skin", "Drawn dermoscopy with lesion masks", "dermoscopy", ("melanoma",)),
-            ("brain", "Drawn brain MRI slices with lesion masks", "brain MRI", ("tumour", "dementia")),
+            ("brain", "Drawn brain MRI slices with lesion masks", "brain MRI", ("tumour",)),
         )
     ),
 )

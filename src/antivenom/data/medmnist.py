@@ -95,7 +95,10 @@ FLAGS = {
         "PneumoniaMNIST",
         "chest X-ray",
         ("normal", "pneumonia"),
-        caveats=("The same children's X-rays as the Kermany set: never take the two for independent data.",),
+        caveats=(
+            "The same children's X-rays as the Kermany set: never take the two for independent data.",
+            "Training and validation were divided by image, not by child; eight validation images stand in training too.",
+        ),
     ),
     "retinamnist": Flag(
         "RetinaMNIST",

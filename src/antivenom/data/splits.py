@@ -170,21 +170,27 @@ def _class_counts(groups: Column, strata: np.ndarray[Any, Any]) -> tuple[np.ndar
 
 
 def _deal(counts: np.ndarray[Any, Any], shares: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """The split `(G,)` of each group, as a place in `SPLITS`."""
     dealt = np.full(len(counts), -1)
-    lacking = shares[:, None] * counts.sum(0)  # images of each class that each split still lacks
-    promised = np.maximum(shares, 1e-12)
+    lacking = (shares[:, None] * counts.sum(0)).tolist()  # images of each class that each split still lacks
+    fillable = np.flatnonzero(shares > 0).tolist()
+
+    def need(place: int, rarest: int) -> tuple[float, float, float]:
+        # Where splits lack a class alike, the one whose share of it is least filled comes first: a class of two subjects then
+        # reaches train and test, not train twice. Rounded, since what is equal differs in the last bits.
+        lack = lacking[place]
+        return round(lack[rarest], 9), round(lack[rarest] / shares[place], 9), round(sum(lack), 9)
+
     while (dealt < 0).any():
         waiting = np.flatnonzero(dealt < 0)
         left = counts[waiting].sum(0)
         rarest = int(np.where(left > 0, left, left.max() + 1).argmin())
         holders = rng.permutation(waiting[counts[waiting, rarest] > 0])
-        for group in holders[np.argsort(-counts[holders].sum(1), kind="stable")]:
-            # Where splits lack a class alike, the one whose share of it is least filled comes first: a class of two subjects
-            # then reaches train and test, not train twice.
-            best = np.flatnonzero(shares > 0)
-            for need in (lacking[:, rarest], lacking[:, rarest] / promised, lacking.sum(1)):
-                best = best[np.round(need[best], 9) == np.round(need[best], 9).max()]
-            choice = int(rng.choice(best))
+        for group in holders[np.argsort(-counts[holders].sum(1), kind="stable")].tolist():
+            needs = [need(place, rarest) for place in fillable]
+            best = [place for place, needed in zip(fillable, needs, strict=True) if needed == max(needs)]
+            choice = best[0] if len(best) == 1 else best[int(rng.integers(len(best)))]
             dealt[group] = choice
-            lacking[choice] -= counts[group]
+            for k in np.flatnonzero(counts[group]).tolist():
+                lacking[choice][k] -= int(counts[group, k])
     return dealt

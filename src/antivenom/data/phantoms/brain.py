@@ -149,7 +149,7 @@ def _parenchyma(canvas: Canvas, body: Random, anatomy: _Anatomy) -> Array:
 def _mass(disease: Random) -> _Mass:
     side = 1 if disease.random() < 0.5 else -1
     angle, out = disease.uniform(0, 2 * np.pi), np.sqrt(disease.uniform(0, 1))
-    return _Mass(side * (0.28 + 0.10 * out * np.cos(angle)), 0.42 * out * np.sin(angle), disease.uniform(0.10, 0.17))
+    return _Mass(side * (0.28 + 0.10 * out * np.cos(angle)), 0.42 * out * np.sin(angle), disease.uniform(0.13, 0.20))
 
 
 def _infiltrated(
@@ -164,7 +164,7 @@ def _infiltrated(
     image = image + 0.75 * swollen * (np.minimum(image, 0.40) - image)
     tumour = canvas.inside(depth, 0.03) * canvas.inside(anatomy.depth, 0.02)
     core = canvas.inside(depth - disease.uniform(0.030, 0.055) * (1 + 0.4 * canvas.texture(disease, 12)), 0.03)
-    rim = disease.uniform(0.72, 0.95)
+    rim = disease.uniform(0.85, 1.05)
     inner = disease.uniform(0.16, 0.34) if disease.random() < 0.75 else rim * disease.uniform(0.75, 0.95)
     tissue = rim + core * (inner - rim) + 0.03 * lumps
     return image + tumour * (tissue - image), tumour > 0.5
