@@ -195,6 +195,18 @@ def test_tables_may_begin_below_zero_and_hold_65536_entries(written):
     assert read_dicom(path).pixels.tolist() == [[[0, 1]]]
 
 
+@pytest.mark.parametrize("elements", [{"signed": True}, {"RescaleIntercept": -1024, "RescaleSlope": 1}])
+def test_a_negative_first_value_written_without_its_sign_is_understood(written, elements):
+    plain = table([0, 255], -500, 8)
+    bare = table([0, 255], 2**16 - 500, 8)
+    for item in (plain[0], bare[0]):
+        item["LUTDescriptor"].VR = "SS" if item is plain[0] else "US"
+    stored = np.array([[0, 523], [524, 525]]) - (1024 if "signed" in elements else 0)
+    for lookup in (plain, bare):
+        image = read_dicom(written(stored, VOILUTSequence=lookup, **elements))
+        assert image.pixels.tolist() == [[[0, 0], [0, 1]]]
+
+
 def test_a_short_table_is_refused(written):
     short = table([1, 2, 3], 0, 16)
     short[0].LUTDescriptor = [9, 0, 16]

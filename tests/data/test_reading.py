@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -107,6 +107,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, suffix, rng):
         read_image(path)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 255))
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, place, value):
     """Nothing but ImageError leaves the door, whichever byte is wrong."""
@@ -234,6 +235,7 @@ def test_squash_uses_the_whole_image_crop_its_middle_and_pad_black_margins():
     assert padded[0, :, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, 1, 0, 0])
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.integers(1, 24), st.sampled_from(["squash", "crop", "pad"])
 )
@@ -246,8 +248,8 @@ def test_resizing_gives_the_size_and_keeps_the_range(rows, columns, height, widt
 
 
 def test_scaling_down_averages_instead_of_picking():
-    checkers = (torch.arange(64)[:, None] + torch.arange(64)) % 2
-    assert (resize(checkers[None].float(), 8) - 0.5).abs().max() < 0.05
+    wires = (torch.arange(64) % 8 == 0).float().expand(1, 64, 64)  # one column in eight is white
+    assert (resize(wires, 8)[..., 1:-1] - 1 / 8).abs().max() < 0.05
 
 
 def test_masks_are_brought_to_size_in_the_same_way():

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antivenom.data.imageset import SPLITS, ImageSet, Index
@@ -26,6 +26,7 @@ def parts(splits, groups):
     return [set(np.asarray(groups)[splits == name].tolist()) for name in SPLITS]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=200), st.integers(0, 5))
 def test_no_group_is_ever_divided(members, seed):
     groups = np.array([f"p{k}" for k in members])

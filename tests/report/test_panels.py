@@ -47,6 +47,16 @@ def test_pictures_are_the_stored_pixels(audit):
         assert panel.size == f"{panel.row.epsilon * 255:.3g}/255"
 
 
+def test_the_change_leads_from_the_clean_image_to_the_attacked_one(tmp_path):
+    audit = Audit.read(write_run(tmp_path / "run", Run(CHEST, n_test=24, n_val=24, size=16)))
+    for panel in panels(audit, "linf"):
+        red, _, blue = pixels(panel.change).astype(int).transpose(2, 0, 1)
+        moved = pixels(panel.attacked).astype(int) - pixels(panel.clean).astype(int)
+        assert (red > blue)[moved > 0].all()
+        assert (red < blue)[moved < 0].all()
+        assert (moved != 0).any()
+
+
 def test_bars_hold_probabilities(audit):
     for panel in panels(audit, "l2"):
         assert 1 <= len(panel.bars) <= 4

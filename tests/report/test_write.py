@@ -168,6 +168,19 @@ def test_the_summary_says_what_the_records_hold(folders):
     assert "AML.T0043.001" in said
 
 
+def test_the_summary_looks_at_the_smallest_size_that_turns_half(tmp_path):
+    folder = write_run(tmp_path / "run", Run(CHEST, n_test=80, n_val=40, epsilons=(1, 2, 2.5, 3, 8)))
+    said = Page(write_report(folder).read_text()).said
+    success = {
+        f["epsilon"]: f["value"]
+        for f in json.loads((folder / "figures.json").read_text())["figures"]
+        if (f["quantity"], f["attack"]) == ("success rate", "worst case")
+    }
+    first = min(epsilon for epsilon, value in success.items() if value >= 0.5)
+    assert success[first] < 0.9 < max(success.values())
+    assert f"{first * 255:.3g} of 255 grey levels in any pixel turns" in said
+
+
 def test_findings_are_judged_by_auroc_first(folders):
     said = Page((folders["findings"] / "report.html").read_text()).said
     assert "Mean AUROC over findings" in said

@@ -317,10 +317,8 @@ def _lookup(table: Any, signed: bool, scale: float) -> Lookup:
         entries = np.asarray(entries, "<u2").view(np.uint8).astype(np.int64)
     if len(entries) < count:
         raise ImageError(f"a table promises {count} entries and holds {len(entries)}")
-    if signed and first >= 2**15:
+    if signed and first >= 2**15:  # some files write a negative first value without its sign
         first -= 2**16
-    if not signed and first < 0:
-        first += 2**16
     return Lookup(first, tuple((entries[:count] / scale).tolist()))
 
 

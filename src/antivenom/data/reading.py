@@ -194,7 +194,7 @@ def from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
         return image.div_(_RANGES[values.dtype.name])
     if values.dtype.kind != "f":
         raise ImageError(f"{name}: {values.dtype} has no stated range; store bool, uint8, uint16, or floats in [0, 1]")
-    if values.max() > 1:  # a NaN fails both
+    if not (values.min() >= 0 and values.max() <= 1):  # a NaN fails both
         raise ImageError(f"{name}: floats must be finite and lie in [0, 1], got [{values.min():g}, {values.max():g}]")
     return torch.from_numpy(np.array(values, dtype=np.float32))
 

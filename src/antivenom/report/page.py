@@ -149,10 +149,7 @@ class Page:
     """The whole report."""
 
     title: str
-    model: str
-    data: str
     unit: str
-    decision: str
     multilabel: bool
     colour: bool
     classes: tuple[str, ...]
@@ -205,10 +202,7 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
     title = str(protocol["data"].get("title") or protocol["data"]["name"])
     return Page(
         title=f"{protocol['model']['name']} on {title}",
-        model=str(protocol["model"]["name"]),
-        data=title,
         unit="decisions" if multilabel else "images",
-        decision="decision about one finding" if multilabel else "reading",
         multilabel=multilabel,
         colour=int(protocol["data"]["channels"]) == 3,
         classes=audit.task.classes,

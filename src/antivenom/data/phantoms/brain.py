@@ -149,7 +149,7 @@ def _parenchyma(canvas: Canvas, body: Random, anatomy: _Anatomy) -> Array:
 def _mass(disease: Random) -> _Mass:
     side = 1 if disease.random() < 0.5 else -1
     angle, out = disease.uniform(0, 2 * np.pi), np.sqrt(disease.uniform(0, 1))
-    return _Mass(side * (0.28 + 0.10 * out * np.cos(angle)), 0.42 * out * np.sin(angle), disease.uniform(0.13, 0.20))
+    return _Mass(side * (0.28 + 0.10 * out * np.cos(angle)), 0.42 * out * np.sin(angle), disease.uniform(0.14, 0.20))
 
 
 def _infiltrated(
@@ -164,7 +164,7 @@ def _infiltrated(
     image = image + 0.75 * swollen * (np.minimum(image, 0.40) - image)
     tumour = canvas.inside(depth, 0.03) * canvas.inside(anatomy.depth, 0.02)
     core = canvas.inside(depth - disease.uniform(0.030, 0.055) * (1 + 0.4 * canvas.texture(disease, 12)), 0.03)
-    rim = disease.uniform(0.85, 1.05)
+    rim = disease.uniform(0.80, 1.0)
     inner = disease.uniform(0.16, 0.34) if disease.random() < 0.75 else rim * disease.uniform(0.75, 0.95)
     tissue = rim + core * (inner - rim) + 0.03 * lumps
     return image + tumour * (tissue - image), tumour > 0.5
@@ -177,7 +177,7 @@ def _wrapped(canvas: Canvas, body: Random, anatomy: _Anatomy, v: Array, image: A
     inner, outer = 0.014, 0.014 + skull
     marrow = canvas.ridge(out - inner - 0.5 * skull, 0.008) * body.uniform(0.5, 1.2)
     bone = _BONE + (_MARROW - _BONE) * marrow
-    fat = _FAT * body.uniform(0.75, 1.05) * (1 - 0.12 * canvas.texture(body, 18)) - 0.25 * canvas.ridge(
+    fat = _FAT * body.uniform(0.70, 1.25) * (1 - 0.12 * canvas.texture(body, 18)) - 0.25 * canvas.ridge(
         out - outer - 0.5 * scalp, 0.01
     )
     wrapped = image + canvas.inside(out, 0.012) * (_FLUID - image)

@@ -74,12 +74,12 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
         tree = _arcades(body, disc_at, tall, wide)
         vessels += dark * canvas.strokes(frame.place(tree.paths * [mirror, 1]), tree.width, np.ones_like(tree.width))
     # Vessels climb over the rim and thin out in the cup.
-    vessels *= body.uniform(0.45, 1.15) * (1 - 0.35 * disc)
+    vessels *= body.uniform(0.4, 1.1) * (1 - 0.35 * disc)
 
     hue = body.uniform(0, 1)
     ground = np.array([0.80, 0.42, 0.20]) * (1 - hue) + np.array([0.70, 0.30, 0.11]) * hue
     ground = ground * np.exp(body.normal(0, [0.08, 0.14, 0.25]))
-    choroid = 0.10 * canvas.texture(body, 4, 2) + body.uniform(0.02, 0.12) * canvas.texture(body, 20, 2)
+    choroid = 0.10 * canvas.texture(body, 4, 2) + body.uniform(0.02, 0.18) * canvas.texture(body, 18, 2)
     choroid += _harmless(canvas, body, frame)
     pigment = 0.75 * canvas.bump(u - macula[0], v - macula[1], 0.13) * body.uniform(0.5, 1.1)
     pigment += 0.35 * canvas.bump(u - macula[0], v - macula[1], 0.05)
@@ -127,7 +127,7 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         radius, angle = 0.80 * np.sqrt(disease.random(many)), disease.uniform(0, 2 * np.pi, many)
         return radius * np.cos(angle), radius * np.sin(angle)
 
-    dots = int(disease.integers(2, 5)) * grade + 2
+    dots = int(disease.integers(2, 4)) * grade + 2
     x, y = scatter(dots)
     blood += canvas.dots(x, y, disease.uniform(0.010, 0.017, dots), disease.uniform(0.7, 1.2, dots))
     if grade < 2:
@@ -137,17 +137,17 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
     ragged = 0.024 * canvas.texture(disease, 16, 2)
     for i in range(blots):
         angle = np.arctan2(y[i], x[i] + 1e-6) + disease.normal(0, 0.4)
-        stretch, size = disease.uniform(1, 2.4), disease.uniform(0.030, 0.058)
+        stretch, size = disease.uniform(1, 2.0), disease.uniform(0.045, 0.085)
         a, b = canvas.x - x[i], canvas.y - y[i]
         along, thwart = a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)
         shape = canvas.inside(size - np.hypot(along / stretch, thwart) + ragged, 0.025)
-        blood = np.maximum(blood, disease.uniform(0.65, 1.1) * shape)
+        blood = np.maximum(blood, disease.uniform(0.9, 1.3) * shape)
     clusters = 1 + (grade > 2) * int(disease.integers(0, 2))
     for x0, y0 in zip(*scatter(clusters), strict=True):
         grains = int(disease.integers(6, 18))
-        ring, angle = disease.uniform(0.05, 0.16) * (1 + 0.25 * disease.standard_normal(grains)), disease.uniform(0, 5, grains)
+        ring, angle = disease.uniform(0.05, 0.13) * (1 + 0.25 * disease.standard_normal(grains)), disease.uniform(0, 5, grains)
         x, y = x0 + ring * np.cos(angle), y0 + ring * np.sin(angle)
-        deposits += canvas.dots(x, y, disease.uniform(0.009, 0.022, grains), disease.uniform(0.5, 1.0, grains))
+        deposits += canvas.dots(x, y, disease.uniform(0.014, 0.028, grains), disease.uniform(0.5, 1.0, grains))
     if grade > 2:  # cotton wool spots
         many = int(disease.integers(1, 3))
         x, y = scatter(many)
