@@ -143,7 +143,7 @@ def png_claiming(width, height):
 @pytest.mark.parametrize("side", [8200, 100_000])
 def test_a_file_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path, side):
     (tmp_path / "bomb.png").write_bytes(png_claiming(side, side))
-    with pytest.raises(ImageError, match=r"bomb\.png"):
+    with pytest.raises(ImageError, match=r"bomb\.png.*pixels"):
         read_image(tmp_path / "bomb.png")
 
 

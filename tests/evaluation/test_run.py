@@ -19,6 +19,7 @@ from antivenom.evaluation import run as running
 from antivenom.evaluation.protocol import Protocol, Row, standard
 from antivenom.evaluation.run import run
 from antivenom.models.classifier import Classifier
+from antivenom.records.audit import Audit
 from antivenom.records.store import Store
 from antivenom.task import Task
 
@@ -234,9 +235,10 @@ def test_a_multi_label_model_is_attacked_in_every_finding(tmp_path):
 def test_a_goal_concerns_only_images_that_do_not_show_it_yet(tmp_path):
     data = images()
     goal = "targeted: flat"
-    plan = (Row(attack="none"), Row(attack="pgd", goal=goal, epsilon=0.5, settings={"steps": 5}))
+    plan = (Row(attack="none", goal=goal), Row(attack="pgd", goal=goal, epsilon=0.5, settings={"steps": 5}))
     run(classifier(), data, short(plan=plan), tmp_path)
-    attacked = [e for e in rows(tmp_path)[0] if e["goal"] == goal]
+    assert Audit.read(tmp_path).accuracy().n == 30  # every image is looked at clean
+    attacked = [e for e in rows(tmp_path)[0] if e["attack"] == "pgd"]
     assert attacked
     assert {int(data.index.targets[int(e["image"][:3])]) for e in attacked} == {0, 2}
 
@@ -263,12 +265,14 @@ def test_no_more_images_are_drawn_than_asked_and_the_kept_ones_show_every_class(
 
 def test_provenance_says_where_the_figures_come_from(tmp_path):
     model, data = classifier(), images()
-    run(model, data, short(), tmp_path, command="antivenom audit", name="toy")
+    run(model, data, short(), tmp_path, command="antivenom audit", name="toy", card={"seed": 3})
     found = json.loads((tmp_path / "provenance.json").read_text())
     assert found["weights"] == model.digest() == Store(tmp_path).document("protocol")["model"]["digest"]
     assert found["data"] == data.digest
     assert found["command"] == "antivenom audit"
     assert found["seconds"] > 0
+    assert found["card"]["seed"] == 3
+    assert found["card"]["parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_progress_runs_from_nothing_to_the_end(tmp_path):

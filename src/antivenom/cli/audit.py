@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -87,24 +88,25 @@ def audit(
 ) -> None:
     """Run the protocol file, or the plan asked for, and write the report."""
     stated = read_protocol(protocol) if protocol else None
-    classifier, data = _opened(model, wanted)
+    classifier, card, data = _opened(model, wanted)
     classifier = classifier.to(chosen_device(device)).eval()
     plan = stated or (asked.protocol(data) if asked else Protocol.of(data))
     typed = shlex.join(["antivenom", *sys.argv[1:]])
     with progress(f"auditing on {data.name}") as told:
-        run(classifier, data, plan, output, name=_name(model, classifier), command=typed, progress=told)
+        run(classifier, data, plan, output, name=_name(model, classifier), command=typed, card=card, progress=told)
     summarise(Audit.read(output))
     out.print(f"report: {write_report(output)}", markup=False)
 
 
-def _opened(model: str, wanted: Wanted) -> tuple[Classifier, ImageSet]:
-    """The model and the images it is audited on: at the size it was trained at, unless another was asked for."""
+def _opened(model: str, wanted: Wanted) -> tuple[Classifier, dict[str, Any], ImageSet]:
+    """The model, its card and the images it is audited on: at the size it was trained at, unless another was asked for."""
     if ":" in model and not Path(model).exists():
         data = wanted.open(None)
         size = tuple(data[0].image.shape[-2:])
-        return from_import(model, data.task, data.channels, (size[0], size[1])), data
-    side = read_card(model).get("recipe", {}).get("side")
-    return load(model), wanted.open(side if isinstance(side, int) else None)
+        return from_import(model, data.task, data.channels, (size[0], size[1])), {}, data
+    card = read_card(model)
+    side = card.get("recipe", {}).get("side")
+    return load(model), card, wanted.open(side if isinstance(side, int) else None)
 
 
 def _name(model: str, classifier: Classifier) -> str:

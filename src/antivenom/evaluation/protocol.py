@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,16 +20,25 @@ LEVELS = (0.25, 0.5, 1, 2, 4, 8)  # epsilons of the default security curve, in g
 UNBOUNDED = 1.0  # the whole range of a value: what no model withstands
 
 
+def default_goal(task: Task) -> str:
+    """What an adversary of this task wants where nothing else is said."""
+    return EVERY_FINDING if task.multilabel else UNTARGETED
+
+
 def number(value: Any) -> float:
     """A number, or a fraction written as text, such as '8/255'.
 
     Raises:
         ValueError: it is neither.
 
-    >>> number("8/255") == 8 / 255
-    True
+    >>> number("8/255") == 8 / 255, number("0.5/255") == 0.5 / 255
+    (True, True)
     """
-    return float(Fraction(value)) if isinstance(value, str) else float(value)
+    above, _, below = str(value).partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"write a number or a fraction such as '8/255', not {value!r}") from None
 
 
 class Frozen(BaseModel):
@@ -81,6 +89,11 @@ class Protocol(Frozen):
     batch: Annotated[int, Field(gt=0)] = 64
     keep: Annotated[int, Field(ge=0)] = 8
     execution: Literal["auto", "as given"] = "auto"
+
+    def for_task(self, task: Task) -> Protocol:
+        """The same protocol with the task's own goal in its clean row, so that every image is looked at clean."""
+        clean = self.plan[0].model_copy(update={"goal": default_goal(task)})
+        return self.model_copy(update={"plan": (clean, *self.plan[1:])})
 
     @staticmethod
     def of(data: ImageSet) -> Protocol:
@@ -150,7 +163,7 @@ def standard(
     """
     if not levels:
         raise SettingsError("a security curve needs at least one epsilon")
-    goal = goal or (EVERY_FINDING if task.multilabel else UNTARGETED)
+    goal = goal or default_goal(task)
     until: Literal["fooled", "spent"] = "spent" if task.multilabel else "fooled"
     soft = {"objective": "log_likelihood"} if task.multilabel else {}
     few = max(1, steps // 4)
@@ -167,7 +180,7 @@ def standard(
         attack(name)
         return Row(attack=name, settings=settings[name], goal=goal, threat=threat, epsilon=epsilon, until=until)
 
-    rows = [Row(attack=CLEAN, goal=goal)]
+    rows = [Row(attack=CLEAN, goal=default_goal(task))]
     rows += [row(name, "linf", level / 255) for level in levels for name in attacks]
     if l2:
         both = [name for name in ("noise", "pgd") if name in attacks]

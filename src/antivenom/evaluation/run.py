@@ -7,7 +7,7 @@ before the next begins. Running the same again continues where the records end.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ def run(
     *,
     name: str = "",
     command: str = "",
+    card: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Audit a model on the test images of a set; operating points come from its validation images.
@@ -56,6 +57,7 @@ def run(
         folder: of the records; where it holds the same run half done, the run continues.
         name: of the model in reports.
         command: what the user typed, for the report.
+        card: what else is known of the model, such as how it was trained; goes into the provenance.
         progress: told of the work done, after every shard.
 
     Returns:
@@ -68,6 +70,7 @@ def run(
     """
     check_ready(model)
     _check_fit(model, data)
+    protocol = protocol.for_task(model.task)
     tests, vals = _drawn(data.split("test"), protocol), data.split("val")
     store = Store(folder)
     digest = model.digest()
@@ -76,7 +79,7 @@ def run(
     thresholds = _operating(store, model, vals, protocol)
     victim = _victim(store, model, tests, protocol)
     if not store.has_document("provenance"):
-        store.write_document("provenance", _provenance(model, data, victim, digest, command))
+        store.write_document("provenance", _provenance(model, data, victim, digest, command, card or {}))
     _walk(_Bench(store, model, digest, victim, protocol, thresholds, _kept(tests, protocol)), vals, tests, progress)
     provenance = store.document("provenance")
     finished, begun = datetime.now(UTC), datetime.fromisoformat(provenance["started"])
@@ -193,7 +196,9 @@ def _operating(store: Store, model: Classifier, vals: ImageSet, protocol: Protoc
     return torch.tensor([0.0 if value is None else value for value in found], dtype=torch.float32)
 
 
-def _provenance(model: Classifier, data: ImageSet, victim: Victim, digest: str, command: str) -> dict[str, Any]:
+def _provenance(
+    model: Classifier, data: ImageSet, victim: Victim, digest: str, command: str, card: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "weights": digest,
         "data": data.digest,
@@ -206,6 +211,7 @@ def _provenance(model: Classifier, data: ImageSet, victim: Victim, digest: str, 
         "command": command,
         "precision": {"judge": "float32, the model as given", "propose": victim.execution},
         "card": {
+            **card,
             **model.describe(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "differentiable": model.differentiable,

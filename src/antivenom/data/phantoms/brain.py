@@ -5,6 +5,7 @@ Coordinates: u from the patient's right (-1, left side of the picture) to left, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -119,7 +120,7 @@ def _limb(u: Array, v: Array, line: tuple[tuple[float, float, float], ...]) -> A
 
 def _ellipse(u: Array, v: Array, at_u: float, at_v: float, wide: float, tall: float, tilt: float) -> Array:
     """Depth inside an ellipse, in distance along its shorter axis."""
-    cos, sin = float(np.cos(tilt)), float(np.sin(tilt))
+    cos, sin = math.cos(tilt), math.sin(tilt)
     du, dv = u - np.float32(at_u), v - np.float32(at_v)
     inside: Array = wide * (1 - np.hypot((cos * du + sin * dv) / wide, (cos * dv - sin * du) / tall))
     return inside
@@ -148,8 +149,8 @@ def _parenchyma(canvas: Canvas, body: Random, anatomy: _Anatomy) -> Array:
 
 def _mass(disease: Random) -> _Mass:
     side = 1 if disease.random() < 0.5 else -1
-    angle, out = disease.uniform(0, 2 * np.pi), np.sqrt(disease.uniform(0, 1))
-    return _Mass(side * (0.28 + 0.10 * out * np.cos(angle)), 0.42 * out * np.sin(angle), disease.uniform(0.14, 0.20))
+    angle, out = disease.uniform(0, 2 * np.pi), math.sqrt(disease.random())
+    return _Mass(side * (0.28 + 0.10 * out * math.cos(angle)), 0.42 * out * math.sin(angle), disease.uniform(0.14, 0.20))
 
 
 def _infiltrated(
@@ -193,8 +194,8 @@ def _received(canvas: Canvas, image: Array, chance: Chance) -> Array:
     image = canvas.blur(image, pose.uniform(0.004, 0.013))
     if pose.random() < 0.3:  # a ghost of motion along the phase direction
         image = image + pose.uniform(0.02, 0.08) * np.roll(image, int(pose.uniform(-0.3, 0.3) * canvas.size), axis=0)
-    image = image * np.exp(0.12 * canvas.texture(pose, 2)) * np.exp(pose.normal(0, 0.14))
-    image = image.clip(0, None) ** np.exp(pose.normal(0, 0.18))
+    image = image * np.exp(0.12 * canvas.texture(pose, 2)) * math.exp(pose.normal(0, 0.14))
+    image = image.clip(0, None) ** math.exp(pose.normal(0, 0.18))
     level = pose.uniform(0.008, 0.035)
     real, imaginary = chance.film.standard_normal((2, *image.shape), dtype=np.float32) * level
     received: Array = np.hypot(image + real, imaginary).clip(0, 1).astype(np.float32)  # a magnitude: Rician noise

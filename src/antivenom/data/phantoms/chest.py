@@ -5,6 +5,7 @@ Coordinates: u from the patient's right (-1, left side of the picture) to left, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ class _Cage:
     def wall(self, v: Array) -> Array:
         """Half-width of the cage at a height."""
         above, below = ((0.32 - v) / (0.32 - self.apex)).clip(0, 1), (v - 0.32).clip(0, 1)
-        wall: Array = self.widest * np.sqrt((1 - above**2.3).clip(1e-4, 1)) * (1 - 0.1 * below)
+        wall: Array = self.widest * np.sqrt((1 - above**2 * np.sqrt(above)).clip(1e-4, 1)) * (1 - 0.1 * below)
         return wall
 
     def spot(self, disease: Random) -> tuple[float, float]:
@@ -57,7 +58,6 @@ class _Thorax:
     v: Array
     cage: _Cage
     lung: Array  # share of air along the ray, in [0, 1]
-    floor: Array  # v of the diaphragm at each pixel
     density: Array
 
 
@@ -71,14 +71,12 @@ def draw(canvas: Canvas, task: str, target: Array, chance: Chance) -> Scan:
         chance: the picture's random streams.
     """
     thorax = _thorax(canvas, chance.body, chance.pose)
-    added = np.zeros_like(thorax.density)
-    if task == "findings":
-        for finding, present in zip((_consolidation, _effusion, _nodule), target, strict=True):
-            if present:
-                added = np.maximum(added, finding(canvas, thorax, chance.disease))
-    elif target:
-        added = _consolidation(canvas, thorax, chance.disease)
-    mask = added > 0.5 * added.max() if added.any() else np.zeros_like(added, dtype=bool)
+    present = target if task == "findings" else (target, 0, 0)
+    added, mask = np.zeros_like(thorax.density), np.zeros(thorax.density.shape, dtype=bool)
+    for finding, here in zip((_consolidation, _effusion, _nodule), present, strict=True):
+        if here:
+            opacity = finding(canvas, thorax, chance.disease)
+            added, mask = np.maximum(added, opacity), mask | (opacity > 0.5 * opacity.max())
     film = _exposed(canvas, thorax.density + added + _devices(canvas, chance.pose), chance)
     return Scan(film[None], mask)
 
@@ -106,7 +104,7 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
     beside = canvas.inside(across - column, 0.035)
     heart_u, heart_v = u - body.uniform(0.10, 0.15), v - (level - body.uniform(0.09, 0.14))
     tilt, reach = body.uniform(0.45, 0.75), body.uniform(0.30, 0.41)
-    along, thwart = heart_u * np.cos(tilt) + heart_v * np.sin(tilt), heart_v * np.cos(tilt) - heart_u * np.sin(tilt)
+    along, thwart = heart_u * math.cos(tilt) + heart_v * math.sin(tilt), heart_v * math.cos(tilt) - heart_u * math.sin(tilt)
     within = 0.25 * (1 - np.hypot(along / reach, thwart / (0.74 * reach)))
     heart = canvas.inside(within, 0.03)
     lung = np.sqrt(depth) * above_floor * beside * (1 - 0.88 * heart)
@@ -133,7 +131,7 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
     airway = canvas.inside(0.032 - np.abs(u - 0.01), 0.03) * canvas.inside(-0.24 - v, 0.1)
     density -= 0.10 * airway * flesh
     density += _markings(canvas, body, frame, lung)
-    return _Thorax(frame, u, v, cage, lung, floor, density)
+    return _Thorax(frame, u, v, cage, lung, density)
 
 
 def _bones(canvas: Canvas, body: Random, u: Array, v: Array, across: Array, wall: Array, flesh: Array) -> Array:
@@ -141,10 +139,9 @@ def _bones(canvas: Canvas, body: Random, u: Array, v: Array, across: Array, wall
     caged = canvas.inside(1.06 - across / wall, 0.12)
     pitch = body.uniform(0.118, 0.138)
     # Ribs are one rib repeated: the fraction of the phase is the place across the rib.
-    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2.6) / pitch + 0.35 * body.random() * (u > 0).astype(
-        np.float32
-    )
-    front = (v + body.uniform(0.42, 0.58) * share**1.5 - 0.1 * share**4) / (1.25 * pitch) + body.random()
+    shift = np.float32(0.35 * body.random()) * (u > 0)
+    rear = (v + 0.10 * share - body.uniform(0.30, 0.42) * share**2 * np.sqrt(share)) / pitch + shift
+    front = (v + body.uniform(0.42, 0.58) * share * np.sqrt(share) - 0.1 * share**2) / (1.25 * pitch) + body.random()
     bones = np.zeros_like(u)
     for phase, gap, height, shown in (
         (rear, pitch, 0.058, canvas.inside(across - 0.09, 0.06) * (0.75 + 0.5 * share**2)),
@@ -166,8 +163,8 @@ def _bones(canvas: Canvas, body: Random, u: Array, v: Array, across: Array, wall
     # Clavicles and the heads of the humeri.
     slope, height = body.uniform(0.10, 0.22), body.uniform(-0.58, -0.50)
     out = ((across - 0.07) / 0.72).clip(0, 1)
-    offset = v - (height - slope * out + 0.035 * np.sin(2 * np.pi * out))
-    clavicle = canvas.inside(0.026 - np.abs(offset), 0.015) + 0.5 * canvas.ridge(np.abs(offset) - 0.026, 0.008)
+    above = v - (height - slope * out + 0.035 * np.sin(2 * np.pi * out))
+    clavicle = canvas.inside(0.026 - np.abs(above), 0.015) + 0.5 * canvas.ridge(np.abs(above) - 0.026, 0.008)
     bones += 0.10 * clavicle * canvas.inside(across - 0.075, 0.02) * canvas.inside(0.80 - across, 0.05)
     head = canvas.inside(0.12 - np.hypot(across - body.uniform(0.90, 0.98), v - height + 0.10), 0.03)
     bones += 0.10 * head * flesh
@@ -190,7 +187,7 @@ def _markings(canvas: Canvas, body: Random, frame: Frame, lung: Array) -> Array:
     drawn = canvas.strokes(frame.place(tree.paths), tree.width, np.ones_like(tree.width))
     hila = frame.place(np.array([[0.16, -0.03], [0.18, 0.05], [-0.17, -0.01], [-0.18, 0.08], [0.15, -0.1], [-0.14, -0.09]]))
     drawn += canvas.dots(hila[:, 0], hila[:, 1], np.full(6, 0.05), body.uniform(0.5, 1.2, 6))
-    vascular: Array = lung**0.6 * (0.085 * drawn.clip(0, 2.5) + 0.022 * canvas.texture(body, 14, 3))
+    vascular: Array = np.sqrt(lung) * (0.085 * drawn.clip(0, 2.5) + 0.022 * canvas.texture(body, 14, 3))
     return vascular
 
 
@@ -204,11 +201,10 @@ def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
         away = np.hypot((thorax.u - u) / disease.uniform(0.8, 1.2), thorax.v - v) / reach
         patches = np.maximum(patches, canvas.inside(0.9 - away + 0.45 * cloud, 0.55) * disease.uniform(0.85, 1))
         angle = disease.uniform(0, 2 * np.pi, 4)
-        airway = np.stack(
-            [np.array([u, v]) + s * reach * np.stack([np.cos(angle), np.sin(angle)], -1) for s in (0, 0.4, 0.8)], 1
-        )
+        outward = reach * np.stack([np.cos(angle), np.sin(angle)], -1)
+        airway = np.stack([np.array([u, v]) + share * outward for share in (0, 0.4, 0.8)], 1)
         patches *= 1 - 0.35 * canvas.strokes(thorax.frame.place(airway), np.full((4, 3), 0.012), np.ones((4, 3))).clip(0, 1)
-    opacity: Array = disease.uniform(0.36, 0.46) * patches * thorax.lung**0.5 * (1 + 0.15 * cloud).clip(0.5, 1.5)
+    opacity: Array = disease.uniform(0.36, 0.46) * patches * np.sqrt(thorax.lung) * (1 + 0.15 * cloud).clip(0.5, 1.5)
     return opacity
 
 
@@ -216,9 +212,9 @@ def _effusion(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
     """Fluid that blunts one costophrenic angle and climbs the wall."""
     right = disease.random() < 0.5
     across = -thorax.u if right else thorax.u
-    surface = thorax.cage.level - disease.uniform(-0.02, 0.22) - 0.5 * (across - 0.42).clip(0, 1) ** 1.5 * 2.2
+    surface = thorax.cage.level - disease.uniform(-0.02, 0.22) - 1.1 * (across - 0.42).clip(0, 1)
     filled = canvas.inside(thorax.v - surface, 0.10) * canvas.inside(across, 0.05)
-    return disease.uniform(0.30, 0.40) * filled * thorax.lung**0.5
+    return disease.uniform(0.30, 0.40) * filled * np.sqrt(thorax.lung)
 
 
 def _nodule(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
@@ -226,7 +222,7 @@ def _nodule(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
     u, v = thorax.cage.spot(disease)
     reach = disease.uniform(0.055, 0.10)
     away = np.hypot(thorax.u - u, thorax.v - v) + 0.008 * canvas.texture(disease, 12)
-    return disease.uniform(0.22, 0.30) * canvas.inside(reach - away, 0.05) * thorax.lung**0.3
+    return disease.uniform(0.22, 0.30) * canvas.inside(reach - away, 0.05) * np.sqrt(np.sqrt(thorax.lung))
 
 
 def _devices(canvas: Canvas, pose: Random) -> Array:
@@ -242,11 +238,12 @@ def _devices(canvas: Canvas, pose: Random) -> Array:
         drawn += 0.16 * canvas.strokes(leads, np.full((many, 16), 0.007), np.ones((many, 16)))
         drawn += 0.2 * canvas.dots(ends[:, 0], ends[:, 1], np.full(many, 0.022), np.ones(many))
     if pose.random() < 0.15:  # a pacemaker below one clavicle
-        side, x, y = pose.choice([-1, 1]), pose.uniform(0.48, 0.62), pose.uniform(-0.36, -0.26)
+        side, x, y = (1 if pose.random() < 0.5 else -1), pose.uniform(0.48, 0.62), pose.uniform(-0.36, -0.26)
         drawn += 0.35 * canvas.inside(0.085 - np.hypot(canvas.x - side * x, 1.25 * (canvas.y - y)), 0.01)
-    x, y, tall = pose.choice([-1, 1]) * pose.uniform(0.78, 0.9), pose.uniform(-0.92, -0.78), 0.05
+    x, y, tall = (1 if pose.random() < 0.5 else -1) * pose.uniform(0.78, 0.9), pose.uniform(-0.92, -0.78), 0.05
     letter = np.array([[[-0.5, -1], [-0.5, 0], [-0.5, 1]], [[-0.5, 1], [0.1, 1], [0.7, 1]]]) * tall + [x, y]
-    drawn += pose.choice([0, 0.5]) * canvas.strokes(letter, np.full((2, 3), 0.009), np.ones((2, 3)))
+    if pose.random() < 0.6:
+        drawn += 0.5 * canvas.strokes(letter, np.full((2, 3), 0.009), np.ones((2, 3)))
     return drawn
 
 
@@ -258,8 +255,8 @@ def _exposed(canvas: Canvas, density: Array, chance: Chance) -> Array:
     density = canvas.blur(density, pose.uniform(0.003, 0.012))
     low, high = pose.normal(0.06, 0.05), pose.normal(0.98, 0.07)
     shown = ((density - low) / (high - low)).clip(0, 1.15)
-    shown = shown ** np.exp(pose.normal(0, 0.22))
-    shown = np.tanh(1.25 * shown) / np.tanh(1.25 * 1.05)
+    shown = shown ** math.exp(pose.normal(0, 0.22))
+    shown = np.tanh(1.25 * shown) / math.tanh(1.25 * 1.05)
     if pose.random() < 0.3:  # collimator
         edge = pose.uniform(0.90, 0.99, 4)
         shown = shown * canvas.inside(np.minimum(edge[0] - canvas.x, edge[1] + canvas.x), 0.02)

@@ -5,6 +5,7 @@ Coordinates: u from the optic disc's side (-1) towards the temple, where the mac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,10 +137,9 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
     x, y = scatter(blots)
     ragged = 0.024 * canvas.texture(disease, 16, 2)
     for i in range(blots):
-        angle = np.arctan2(y[i], x[i] + 1e-6) + disease.normal(0, 0.4)
+        along_fibres = math.degrees(math.atan2(y[i], x[i])) + disease.normal(0, 25)
+        along, thwart = Frame(along_fibres, right=x[i], down=y[i]).positions(canvas)
         stretch, size = disease.uniform(1, 2.0), disease.uniform(0.045, 0.085)
-        a, b = canvas.x - x[i], canvas.y - y[i]
-        along, thwart = a * np.cos(angle) + b * np.sin(angle), b * np.cos(angle) - a * np.sin(angle)
         shape = canvas.inside(size - np.hypot(along / stretch, thwart) + ragged, 0.025)
         blood = np.maximum(blood, disease.uniform(0.9, 1.3) * shape)
     clusters = 1 + (grade > 2) * int(disease.integers(0, 2))
@@ -175,7 +175,7 @@ def _photograph(canvas: Canvas, retina: _Retina, blood: Array, deposits: Array, 
     light = light * falloff + veil * np.array([0.8, 0.65, 0.5], np.float32)[:, None, None]
     if pose.random() < 0.3:  # a crescent of stray light at the rim
         angle, width = pose.uniform(0, 2 * np.pi), pose.uniform(0.06, 0.14)
-        towards = canvas.x * np.cos(angle) + canvas.y * np.sin(angle)
+        towards = canvas.x * math.cos(angle) + canvas.y * math.sin(angle)
         crescent = canvas.ridge(retina.field - 0.97, width) * canvas.inside(towards - 0.5, 0.5)
         light += pose.uniform(0.1, 0.35) * crescent * np.array([0.7, 0.8, 0.9], np.float32)[:, None, None]
     if pose.random() < 0.35:  # dust on the lens, out of focus
@@ -185,7 +185,7 @@ def _photograph(canvas: Canvas, retina: _Retina, blood: Array, deposits: Array, 
     light = canvas.blur(light, pose.uniform(0.002, 0.012))
     light = light * np.exp(pose.normal(0, 0.16) + pose.normal(0, [0.03, 0.06, 0.12])).astype(np.float32)[:, None, None]
     shown = 1 - np.exp(-1.35 * light.clip(0, None))
-    shown = (1.15 * shown) ** np.exp(pose.normal(0.1, 0.12)) * retina.aperture
+    shown = (1.15 * shown) ** math.exp(pose.normal(0.1, 0.12)) * retina.aperture
     grain = chance.film.standard_normal(shown.shape, dtype=np.float32)
     noisy: Array = (shown + pose.uniform(0.004, 0.028) * grain * (0.15 + retina.aperture)).clip(0, 1).astype(np.float32)
     return noisy

@@ -7,11 +7,12 @@ several colours that lie anyhow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from antivenom.data.phantoms.canvas import Array, Canvas, Random
+from antivenom.data.phantoms.canvas import Array, Canvas, Frame, Random
 from antivenom.data.phantoms.cohort import Chance
 from antivenom.data.phantoms.scan import Scan
 from antivenom.task import Task
@@ -69,9 +70,9 @@ def draw(canvas: Canvas, task: str, target: Array, chance: Chance) -> Scan:
 
 def _site(canvas: Canvas, pose: Random) -> _Site:
     at = (pose.normal(0, 0.12), pose.normal(0, 0.12))
-    turn, oval = pose.uniform(0, np.pi), pose.uniform(0.72, 1.0)
-    x, y = canvas.x - np.float32(at[0]), canvas.y - np.float32(at[1])
-    along, thwart = x * np.cos(turn) + y * np.sin(turn), (y * np.cos(turn) - x * np.sin(turn)) / oval
+    oval = pose.uniform(0.72, 1.0)
+    along, thwart = Frame(pose.uniform(0, 180), right=at[0], down=at[1]).positions(canvas)
+    thwart /= oval
     return _Site(
         at,
         np.arctan2(thwart, along).astype(np.float32),
@@ -182,10 +183,11 @@ def _lines(canvas: Canvas, pose: Random) -> Array:
     """The creases of the skin: two fine families of lines that cross; mean near 0."""
     bent = 0.05 * canvas.texture(pose, 5, 2)
     creases = np.zeros_like(canvas.x)
-    for turn in pose.uniform(0, np.pi) + np.array([0, 1.1]):
+    first = pose.uniform(0, np.pi)
+    for turn in (first, first + 1.1):
         wave = 2 * np.pi / pose.uniform(0.07, 0.11)
-        faded = np.exp(-0.5 * (0.5 * canvas.pixel * wave) ** 2)
-        creases += faded * np.cos(wave * (canvas.x * np.cos(turn) + canvas.y * np.sin(turn) + bent))
+        faded = math.exp(-0.5 * (0.5 * canvas.pixel * wave) ** 2)
+        creases += faded * np.cos(wave * (canvas.x * math.cos(turn) + canvas.y * math.sin(turn) + bent))
     return creases
 
 

@@ -1,0 +1,98 @@
+import json
+import math
+
+import pytest
+
+from antivenom.attacks import ATTACKS
+from antivenom.errors import SettingsError
+from antivenom.evaluation.protocol import LEVELS, Protocol, Row, read_protocol, standard
+from antivenom.task import Task
+
+CHEST = Task(("normal", "pneumonia"))
+FINDINGS = Task(("Effusion", "Mass"), multilabel=True)
+CLEAN = Row(attack="none")
+
+
+def test_the_standard_plan_has_every_attack_at_every_level_noise_beside_them_and_one_row_without_bound():
+    plan = standard(CHEST, 64 * 64)
+    assert plan[0].attack == "none"
+    linf = {(row.attack, row.epsilon) for row in plan if row.threat == "linf" and row.epsilon < 1}
+    assert linf >= {(name, level / 255) for name in ATTACKS for level in LEVELS}
+    assert len({row.epsilon for row in plan if row.threat == "l2" and row.attack == "pgd"}) == 6
+    assert [row.attack for row in plan if row.epsilon == 1] == ["pgd"]
+
+
+def test_an_l2_radius_grows_with_the_root_of_the_number_of_values():
+    small, large = (standard(CHEST, values, levels=(2,)) for values in (64 * 64, 4 * 64 * 64))
+    radius = [next(row.epsilon for row in plan if row.threat == "l2") for plan in (small, large)]
+    assert radius == [pytest.approx(64 / 255), pytest.approx(128 / 255)]
+
+
+def test_findings_are_attacked_all_at_once_and_to_the_end_of_the_budget():
+    rows = standard(FINDINGS, 100)[1:]
+    assert {row.goal for row in rows} == {"against every finding"}
+    assert {row.until for row in rows} == {"spent"}
+    assert all(row.settings.get("objective") == "log_likelihood" for row in rows if row.attack != "noise")
+
+
+def test_the_clean_row_keeps_the_tasks_own_goal():
+    assert standard(CHEST, 100, goal="targeted: normal")[0].goal == "untargeted"
+    assert Protocol(plan=(CLEAN,)).for_task(FINDINGS).plan[0].goal == "against every finding"
+
+
+def test_a_protocol_survives_its_file(tmp_path):
+    protocol = Protocol(plan=standard(CHEST, 100), images=None, seed=3)
+    (tmp_path / "protocol.json").write_text(protocol.model_dump_json())
+    assert read_protocol(tmp_path / "protocol.json") == protocol
+
+
+@pytest.mark.parametrize(("written", "meant"), [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), (0.5, 0.5), ("1e-3", 1e-3), (1, 1.0)])
+def test_an_epsilon_may_be_written_as_people_write_it(written, meant):
+    assert Row(attack="pgd", epsilon=written).epsilon == meant
+
+
+BAD = {
+    "an unknown field": ({"plan": [{"attack": "none"}], "sead": 1}, "sead"),
+    "no epsilon": ({"plan": [{"attack": "none"}, {"attack": "pgd", "epsilon": "much"}]}, "epsilon"),
+    "an epsilon of nothing": ({"plan": [{"attack": "none"}, {"attack": "pgd", "epsilon": "1/0"}]}, "epsilon"),
+    "an epsilon that is a list": ({"plan": [{"attack": "none"}, {"attack": "pgd", "epsilon": [1]}]}, "epsilon"),
+    "an epsilon below 0": ({"plan": [{"attack": "none"}, {"attack": "pgd", "epsilon": -1}]}, "epsilon"),
+    "no clean row": ({"plan": [{"attack": "pgd", "epsilon": 0.1}]}, "none"),
+    "two clean rows": ({"plan": [{"attack": "none"}, {"attack": "none", "goal": "x"}]}, "none"),
+    "an unknown attack": ({"plan": [{"attack": "none"}, {"attack": "gps"}]}, "gps"),
+    "an unknown threat": ({"plan": [{"attack": "none"}, {"attack": "pgd", "threat": "l7"}]}, "l7"),
+    "a norm that the attack does not take": ({"plan": [{"attack": "none"}, {"attack": "square", "threat": "l2"}]}, "square"),
+    "an unknown setting": ({"plan": [{"attack": "none"}, {"attack": "pgd", "settings": {"stepz": 3}}]}, "stepz"),
+    "a row twice": ({"plan": [{"attack": "none"}, {"attack": "fgsm"}, {"attack": "fgsm"}]}, "once"),
+    "another way to stop": ({"plan": [{"attack": "none", "until": "bored"}]}, "until"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_protocol_that_cannot_be_is_refused(tmp_path, bad):
+    written, said = BAD[bad]
+    (tmp_path / "protocol.json").write_text(json.dumps(written))
+    with pytest.raises(SettingsError, match=said):
+        read_protocol(tmp_path / "protocol.json")
+
+
+def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="cannot read"):
+        read_protocol(tmp_path / "none.json")
+    (tmp_path / "protocol.json").write_text("{")
+    with pytest.raises(SettingsError, match="JSON"):
+        read_protocol(tmp_path / "protocol.json")
+
+
+def test_a_curve_without_levels_and_an_unknown_attack_are_refused():
+    with pytest.raises(SettingsError, match="at least one epsilon"):
+        standard(CHEST, 100, levels=())
+    with pytest.raises(SettingsError, match="gps"):
+        standard(CHEST, 100, attacks=("gps",))
+
+
+def test_work_is_weighed_so_that_the_time_left_can_be_told():
+    dear, cheap = Row(attack="pgd", epsilon="0.5/255", settings={"steps": 40}), Row(attack="fgsm", epsilon="0.5/255")
+    assert dear.cost > 10 * cheap.cost
+    assert CLEAN.cost < cheap.cost
+    assert math.isfinite(Row(attack="square", settings={"queries": 10}).cost)
