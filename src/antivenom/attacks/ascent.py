@@ -19,6 +19,7 @@ from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective
 
 State = tuple[Tensor, ...]  # what an attack remembers of each image, the batch in front of every tensor
+Move = Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # point, gradient, memory to the next point, memory
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class GradientClimber:
 
     steps: int
     begin: Callable[[Problem, Tensor], Tensor]
-    move: Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    move: Move
     objective: Objective
     remembers: bool = False
 
@@ -243,6 +244,15 @@ def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> t
 
 def _margin(goal: Goal, answer: Tensor) -> Tensor:
     return goal.margin(answer.detach())
+
+
+def straight(step_size: float) -> Move:
+    """Moves along the steepest direction, each of the given fraction of epsilon; they remember nothing."""
+
+    def move(problem: Problem, point: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return problem.allowed.step(point, gradient, step_size, problem.x), memory
+
+    return move
 
 
 def from_the_image(problem: Problem, restart: Tensor) -> Tensor:  # noqa: ARG001 - the same for every restart

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import GradientClimber, climb, from_the_image
+from antivenom.attacks.ascent import GradientClimber, climb, from_the_image, straight
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -48,8 +48,4 @@ def bim(
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     problem = Problem.of(model, x, goal, allowed, generator)
-
-    def move(part: Problem, z: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return part.allowed.step(z, gradient, step_size, part.x), memory
-
-    return climb(problem, GradientClimber(steps, from_the_image, move, objective), restarts=1, until=until)
+    return climb(problem, GradientClimber(steps, from_the_image, straight(step_size), objective), restarts=1, until=until)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import GradientClimber, climb, from_the_image
+from antivenom.attacks.ascent import GradientClimber, climb, from_the_image, straight
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -52,9 +52,4 @@ def fgsm(
     (True, [0.4000000059604645, 0.30000001192092896])
     """
     problem = Problem.of(model, x, goal, allowed, generator)
-    climber = GradientClimber(1, from_the_image, _to_the_edge, objective)
-    return climb(problem, climber, restarts=1, until=until)
-
-
-def _to_the_edge(problem: Problem, z: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    return problem.allowed.step(z, gradient, 1.0, problem.x), memory
+    return climb(problem, GradientClimber(1, from_the_image, straight(1.0), objective), restarts=1, until=until)

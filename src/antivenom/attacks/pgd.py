@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import GradientClimber, climb, from_a_draw, from_the_image
+from antivenom.attacks.ascent import GradientClimber, climb, from_a_draw, from_the_image, straight
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -51,9 +51,5 @@ def pgd(
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     problem = Problem.of(model, x, goal, allowed, generator)
-
-    def move(part: Problem, z: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return part.allowed.step(z, gradient, step_size, part.x), memory
-
     begin = from_a_draw if random_start else from_the_image
-    return climb(problem, GradientClimber(steps, begin, move, objective), restarts=restarts, until=until)
+    return climb(problem, GradientClimber(steps, begin, straight(step_size), objective), restarts=restarts, until=until)
