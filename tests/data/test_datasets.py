@@ -117,6 +117,19 @@ def test_a_folder_of_ones_own_may_have_a_table_or_class_folders(kermany, tmp_pat
         load("folder", tmp_path / "mine", label="dx", group="who")
 
 
+def test_dicom_files_of_ones_own_know_their_patients(tmp_path, scan):
+    for k in range(40):
+        scan(f"set/{'sick' if k % 2 else 'normal'}/{k}.dcm", k, patient=str(k // 2), maker="M")
+    rows = [f"{'sick' if k % 2 else 'normal'}/{k}.dcm,{k % 3}" for k in range(40)]
+    assert len(set(load("dicom-folder", tmp_path / "set").groups)) == 20
+    assert len(set(load("folder", tmp_path / "set").groups)) == 40
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["filename,label", *rows]))
+    images = load("dicom-folder", tmp_path / "set", size=2)
+    assert images.task.classes == ("0", "1", "2")
+    assert len(set(images.groups)) == 20
+    assert images[30].image.shape == (1, 2, 2)
+
+
 def test_a_table_of_ones_own_is_read_by_the_columns_named(kermany):
     own = kermany / "cxr_pneumonia_kermany"
     asked = {"label": "subtype", "classes": ("viral_pneumonia", "bacterial_pneumonia", "normal"), "group": "filename"}

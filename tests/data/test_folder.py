@@ -1,5 +1,4 @@
 import numpy as np
-import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -225,25 +224,13 @@ def test_folders_without_images_or_classes_are_refused(tmp_path, picture):
         class_folders(tmp_path, classes=("b", "c"))
 
 
-def test_patients_and_scanners_are_taken_from_dicom_heads(tmp_path):
+def test_patients_and_scanners_are_taken_from_dicom_heads(tmp_path, scan):
     for k in range(40):
-        file = pydicom.Dataset()
-        file.file_meta = pydicom.dataset.FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-        file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = f"1.2.{k + 1}"
-        file.PatientID, file.Manufacturer = f"patient {k // 2}", "old" if k % 2 else "new"
-        file.Rows = file.Columns = 4
-        file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
-        file.BitsAllocated, file.BitsStored, file.HighBit = 8, 8, 7
-        file.PixelData = bytes([k] * 16)
-        file["PixelData"].VR = "OB"
-        path = tmp_path / ("ill" if k % 2 else "healthy") / f"{k}.dcm"
-        path.parent.mkdir(exist_ok=True)
-        file.save_as(path, enforce_file_format=True)
+        scan(f"{'ill' if k % 2 else 'healthy'}/{k}.dcm", k, patient=f"patient {k // 2}", maker="old" if k % 2 else "new")
     images = class_folders(tmp_path, heads=True)
     assert len(set(images.groups)) == 20
     assert not any("patient" in group for group in images.groups)
     assert any("ill new 0.0%, old 100.0%" in caveat for caveat in images.caveats)
     assert float(images[0].image.max()) == 0
+    assert images[0].source == "new"
     assert len(set(class_folders(tmp_path).index.groups.tolist())) == 1

@@ -64,6 +64,17 @@ def test_the_origin_of_an_image_is_its_source(published):
     assert any("nv rosendahl 100.0%, vidir 0.0%" in caveat for caveat in images.caveats)
 
 
+def test_images_that_an_archive_holds_twice_are_read_once_and_rivals_are_refused(published, tmp_path, picture):
+    root = published()
+    twin = tmp_path / "ham10000_images_part_1" / "ISIC_0000000.jpg"
+    twin.parent.mkdir()
+    twin.write_bytes((root / "HAM10000_images_part_1" / twin.name).read_bytes())
+    assert len(read_ham10000(root)) == 140
+    picture(f"{twin.parent.name}/{twin.name}", size=(30, 30))
+    with pytest.raises(DataError, match=r"have one name and differ"):
+        read_ham10000(root)
+
+
 def test_the_table_may_have_no_suffix(published):
     assert len(read_ham10000(published(table="HAM10000_metadata"))) == 140
 

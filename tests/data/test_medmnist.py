@@ -103,9 +103,11 @@ def test_a_file_of_another_set_is_refused(arrays, tmp_path):
     [
         ({"drop": ("train_images",)}, DataError, "expected train_images"),
         ({"drop": ("val_labels",)}, DataError, "expected train_images"),
-        ({"val_labels": np.zeros((5, 1), np.uint8)}, DataError, "val has 6 images and 5 labels"),
+        ({"val_labels": np.zeros((5, 1), np.uint8)}, DataError, r"val has 6 images and labels of shape \(5, 1\)"),
         ({"val_images": np.zeros((6, 28, 28, 3), np.uint8)}, DataError, "alike in all splits"),
         ({"colour": False, "side": 28, "train_labels": np.zeros((40, 1))}, LabelError, "whole numbers"),
+        ({"val_labels": np.zeros(6, np.uint8)}, DataError, "labels must be alike"),
+        ({"val_labels": np.uint8(1)}, DataError, r"val has 6 images and labels of shape \(\)"),
         ({"test_filenames": np.array(["x"])}, DataError, "test has 10 images and 1 file names"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from antivenom.data.caveats import measured_caveats
-from antivenom.data.files import FileImages, images_below, on_disk
+from antivenom.data.files import FileImages, on_disk, paths_by_stem
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.data.reading import Fit, Frame, Size
 from antivenom.data.splits import settle_splits
@@ -79,7 +79,7 @@ def read_retinopathy(
     """
     root, frame, layout = Path(root), Frame(size, fit), LAYOUTS[competition]
     table = read_table(root / layout.table)
-    there = {Path(path).stem: path for path in images_below(root)}
+    there = paths_by_stem(root)
     table, told = on_disk(table, layout.image, there)
     keys = table[layout.image].tolist()
     grades = _grades(table[layout.grade], keys)

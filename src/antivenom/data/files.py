@@ -74,15 +74,17 @@ def images_below(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> Iterato
 def paths_by_stem(root: Path, folder: str = "") -> dict[str, str]:
     """Image files below `root / folder`, by their name without suffix; paths are relative to the root.
 
+    Of two files of one name and one length the first is taken: some archives hold the same images twice.
+
     Raises:
-        DataError: no such folder, or two files of one name.
+        DataError: no such folder, or two different files of one name.
     """
     found: dict[str, str] = {}
     for relative in images_below(root / folder):
-        path = PurePosixPath(folder, relative)
-        if path.stem in found:
-            raise DataError(f"{root}: two images are named {path.stem}: {found[path.stem]} and {path}")
-        found[path.stem] = str(path)
+        path = str(PurePosixPath(folder, relative))
+        first = found.setdefault(PurePosixPath(path).stem, path)
+        if first != path and (root / first).stat().st_size != (root / path).stat().st_size:
+            raise DataError(f"{root}: {first} and {path} have one name and differ; which is meant? leave one below the root")
     return found
 
 

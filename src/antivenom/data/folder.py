@@ -191,7 +191,7 @@ def _without(rows: Table, label: Label) -> tuple[Table, tuple[str, ...]]:
     """The table without the labels left out, and a sentence for each of them."""
     if not label.left_out or not isinstance(label.column, str):
         return rows, ()
-    values, groups = rows[label.column], rows.find(None, GROUP_COLUMNS)
+    values, groups = _labels(rows, label.column), rows.find(None, GROUP_COLUMNS)
     told = []
     for name in label.left_out:
         out = values == name
@@ -203,11 +203,15 @@ def _without(rows: Table, label: Label) -> tuple[Table, tuple[str, ...]]:
 def _targets(rows: Table, label: Label, keys: Sequence[str]) -> tuple[Task, np.ndarray[Any, Any]]:
     if not isinstance(label.column, str):
         return finding_targets(rows, label.column, keys)
-    values = rows.find(label.column or None, LABEL_COLUMNS)
+    task, targets = class_targets(_labels(rows, label.column), label.classes, keys)
+    return Task(label.names) if label.names else task, targets
+
+
+def _labels(rows: Table, column: str) -> np.ndarray[Any, Any]:
+    values = rows.find(column or None, LABEL_COLUMNS)
     if values is None:
         raise LabelError(f"{rows.path}: name the label column; it has {', '.join(rows.columns)}")
-    task, targets = class_targets(values, label.classes, keys)
-    return Task(label.names) if label.names else task, targets
+    return values
 
 
 def _masks(root: Path, keys: Sequence[str], frame: Frame) -> FileMasks | None:

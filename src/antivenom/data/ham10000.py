@@ -11,13 +11,13 @@ skin lesions", Scientific Data 2018.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from antivenom.data.caveats import measured_caveats
-from antivenom.data.files import FileImages, FileMasks, images_below, on_disk
+from antivenom.data.files import FileImages, FileMasks, on_disk, paths_by_stem
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.data.reading import Fit, Frame, Size
 from antivenom.data.splits import settle_splits
@@ -63,7 +63,7 @@ def read_ham10000(
     if not tables:
         raise DataError(f"{root}: no HAM10000_metadata file; is it the right root?")
     table = read_table(tables[0])
-    there = {PurePosixPath(path).stem: path for path in images_below(root)}
+    there = paths_by_stem(root)
     table, told = on_disk(table, "image_id", there)
     keys = table["image_id"].tolist()
     task, diagnoses = class_targets(table["dx"], DIAGNOSES, keys)

@@ -230,11 +230,13 @@ def read_npz(
     labels = [read_member(path, f"{split}_labels") for split in splits]
     channels = _array_channels(path, arrays)
     for split, array, values in zip(splits, arrays, labels, strict=True):
-        if len(array) != len(values):
-            raise DataError(f"{path}: {split} has {len(array)} images and {len(values)} labels")
+        if values.shape[:1] != (len(array),):
+            raise DataError(f"{path}: {split} has {len(array)} images and labels of shape {values.shape}")
     if not classes and "class_names" in present:
         classes = [str(label) for label in read_member(path, "class_names")]
-    task, targets = _labels(path, np.concatenate([np.atleast_1d(values) for values in labels]), classes)
+    if len({values.shape[1:] for values in labels}) > 1:
+        raise DataError(f"{path}: labels must be alike in all splits, got {[values.shape for values in labels]}")
+    task, targets = _labels(path, np.concatenate(labels), classes)
     if reverse:
         task, targets = Task(task.classes[::-1]), len(task.classes) - 1 - targets
     names = [_names(path, split, len(array), present) for split, array in zip(splits, arrays, strict=True)]

@@ -229,22 +229,25 @@ def _shards(images: ImageSet, protocol: Protocol) -> Iterator[tuple[int, Batch]]
 
 
 def _walk(bench: _Bench, vals: ImageSet, tests: ImageSet, progress: Progress | None) -> None:
-    plan = bench.protocol.plan
-    work = [plan[0].cost * len(vals), *(row.cost * len(tests) for row in plan)]
-    done, total = 0.0, sum(work)
-    for split, images, rows in (("val", vals, plan[:1]), ("test", tests, plan)):
+    """Every row of the plan on every shard: first all images as they are, so that a run half done can be read."""
+    rows = tuple(enumerate(bench.protocol.plan))
+    courses = (("val", vals, rows[:1]), ("test", tests, rows[:1]), ("test", tests, rows[1:]))
+    total = sum(row.cost * len(images) for _, images, course in courses for _, row in course)
+    done = 0.0
+    for split, images, course in courses:
         for start in range(0, len(images), bench.protocol.shard):
             stop = min(start + bench.protocol.shard, len(images))
-            names = [f"{split}-{start:06d}-{number:03d}-{row.attack}" for number, row in enumerate(rows)]
-            missing = [n for n, shard in enumerate(names) if not bench.store.has_shard(shard)]
-            done += sum(row.cost for n, row in enumerate(rows) if n not in missing) * (stop - start)
+            names = {number: f"{split}-{start:06d}-{number:03d}-{row.attack}" for number, row in course}
+            missing = [(number, row) for number, row in course if not bench.store.has_shard(names[number])]
             batch = gather([images[i] for i in range(start, stop)]) if missing else None
-            for number in missing:
+            done += sum(row.cost for _, row in course) * (stop - start)
+            left = sum(row.cost for _, row in missing) * (stop - start)
+            for number, row in missing:
                 assert batch is not None
                 if progress:
-                    progress(done, total, f"{split} images {start + 1} to {stop}: {_told(rows[number])}")
-                bench.store.write_shard(names[number], *_examined(bench, number, rows[number], batch))
-                done += rows[number].cost * (stop - start)
+                    progress(done - left, total, f"{split} images {start + 1} to {stop}: {_told(row)}")
+                bench.store.write_shard(names[number], *_examined(bench, number, row, batch))
+                left -= row.cost * (stop - start)
     if progress:
         progress(total, total, "done")
 

@@ -183,7 +183,7 @@ def _markings(canvas: Canvas, body: Random, frame: Frame, lung: Array) -> Array:
     heading = np.concatenate([fan + 0.15, np.pi - fan - 0.15])
     length = body.uniform(0.40, 0.62, 2 * per_side)
     width = body.uniform(0.012, 0.018, 2 * per_side)
-    tree = grow(body, start, heading, length, width, branches=(3, 2), spread=0.6, wander=0.12, points=9)
+    tree = grow(body, start, heading, length, width, branches=(3, 1), spread=0.6, wander=0.12, points=9)
     drawn = canvas.strokes(frame.place(tree.paths), tree.width, np.ones_like(tree.width))
     hila = frame.place(np.array([[0.16, -0.03], [0.18, 0.05], [-0.17, -0.01], [-0.18, 0.08], [0.15, -0.1], [-0.14, -0.09]]))
     drawn += canvas.dots(hila[:, 0], hila[:, 1], np.full(6, 0.05), body.uniform(0.5, 1.2, 6))
@@ -258,7 +258,7 @@ def _exposed(canvas: Canvas, density: Array, chance: Chance) -> Array:
     shown = shown ** math.exp(pose.normal(0, 0.22))
     shown = np.tanh(1.25 * shown) / math.tanh(1.25 * 1.05)
     if pose.random() < 0.3:  # collimator
-        edge = pose.uniform(0.90, 0.99, 4)
+        edge = pose.uniform(0.90, 0.99, 4).tolist()
         shown = shown * canvas.inside(np.minimum(edge[0] - canvas.x, edge[1] + canvas.x), 0.02)
         shown = shown * canvas.inside(np.minimum(edge[2] - canvas.y, edge[3] + canvas.y), 0.02)
     grain = chance.film.standard_normal(shown.shape, dtype=np.float32)

@@ -103,7 +103,7 @@ def _arcades(body: Random, disc: tuple[float, float], tall: float, wide: float) 
     length = np.array([1.75, 1.75, 0.8, 0.8, 0.36, 0.36, 0.45]) * body.uniform(0.85, 1.1, 7)
     width = wide * np.array([1, 1, 0.75, 0.75, 0.4, 0.4, 0.4]) * body.uniform(0.85, 1.15, 7)
     start = np.array(disc) + tall * 0.15 * np.stack([np.cos(heading), np.sin(heading)], -1)
-    return grow(body, start, heading, length, width, bend=bend, branches=(5, 2), spread=0.75, wander=0.07)
+    return grow(body, start, heading, length, width, bend=bend, branches=(4, 2), spread=0.75, wander=0.07)
 
 
 def _harmless(canvas: Canvas, body: Random, frame: Frame) -> Array:
@@ -153,7 +153,7 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         x, y = scatter(many)
         deposits += 0.55 * canvas.dots(x, y, disease.uniform(0.03, 0.05, many), np.ones(many))
     if grade > 3:  # blood in front of the retina settles to a level
-        (x0,), (y0,) = scatter(1)
+        x0, y0 = (float(at[0]) for at in scatter(1))
         pool = disease.uniform(0.12, 0.18) - np.hypot(0.8 * (canvas.x - x0), canvas.y - y0) + ragged
         settled = canvas.y - y0 + 0.07 - 1.5 * (canvas.x - x0) ** 2
         blood = np.maximum(blood, 1.0 * canvas.inside(pool, 0.05) * canvas.inside(settled, 0.06))
