@@ -1,9 +1,9 @@
 """PGD beside torchattacks' PGD: the same model, images, budget and number of steps, timed in turn in one run.
 
-    python benchmarks/pgd.py --model runs/kermany/model.safetensors --data kermany --root DATA --output benchmarks/results/pgd.json
+    python benchmarks/pgd.py --model runs/kermany/model.safetensors --data kermany --root DATA
 
-Success is recomputed here, in float32 on the model as given, from the images that each attack returned. torchattacks is a peer to
-compare with, not a dependency: `pip install antivenom[benchmarks]`.
+Success is recomputed here, in float32 on the model as given, from the images that each attack returned. torchattacks is a peer
+to compare with, not a dependency: `pip install antivenom[benchmarks]`.
 """
 
 from __future__ import annotations

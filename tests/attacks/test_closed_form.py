@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from toys import Plane, Sphere
 
 from antivenom.attacks import SPENT
 from antivenom.attacks.bim import bim
@@ -13,6 +12,7 @@ from antivenom.attacks.pgd import pgd
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Targeted, Untargeted
 from antivenom.threat.perturbations import L2, Linf
+from toys import Plane, Sphere
 
 
 @pytest.fixture
@@ -105,9 +105,7 @@ def test_another_restart_begins_elsewhere_and_never_hurts(draws):
 
     x = torch.full((32, 1, 1, 2), 0.5)
     goal = Untargeted(torch.zeros(32, dtype=torch.long))
-    found = [
-        pgd(well, x, goal, Linf(0.35), steps=3, step_size=0.02, restarts=n, generator=draws).success for n in (1, 4)
-    ]
+    found = [pgd(well, x, goal, Linf(0.35), steps=3, step_size=0.02, restarts=n, generator=draws).success for n in (1, 4)]
     assert 0 < found[0].sum() < found[1].sum()
     assert (found[1] >= found[0]).all()
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from toys import small_network
 
 from antivenom.attacks import SPENT
 from antivenom.attacks.square import side, square
@@ -8,6 +7,7 @@ from antivenom.errors import SettingsError
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Untargeted
 from antivenom.threat.perturbations import Linf
+from toys import small_network
 
 
 @pytest.fixture

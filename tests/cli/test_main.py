@@ -40,12 +40,37 @@ def trained(tmp_path_factory):
     return folder / "model.safetensors"
 
 
-AUDIT = ("--data", "phantom-chest", "--count", "40", "--levels", "2,8", "--steps", "2", "--queries", "4", "--attacks", "noise,fgsm,pgd")
+AUDIT = (
+    "--data",
+    "phantom-chest",
+    "--count",
+    "40",
+    "--levels",
+    "2,8",
+    "--steps",
+    "2",
+    "--queries",
+    "4",
+    "--attacks",
+    "noise,fgsm,pgd",
+)
 
 
 def test_the_whole_job_from_nothing_to_a_report(typed, tmp_path):
     code, printed, _ = typed(
-        "train", "--data", "phantom-chest", "--count", 40, "--size", 28, "--epochs", 1, "--batch", 14, "--output", tmp_path / "m"
+        "train",
+        "--data",
+        "phantom-chest",
+        "--count",
+        40,
+        "--size",
+        28,
+        "--epochs",
+        1,
+        "--batch",
+        14,
+        "--output",
+        tmp_path / "m",
     )
     assert code == 0
     assert "validation" in printed
@@ -77,7 +102,10 @@ def test_an_audit_that_was_interrupted_goes_on(typed, trained, tmp_path, monkeyp
     assert code == 130
     assert "same command again" in err
     monkeypatch.setattr(Store, "write_shard", genuine)
-    assert typed("report", tmp_path)[0] in (0, 2)  # a report of half a run says that it is half, or that nothing is measured yet
+    assert typed("report", tmp_path)[0] in (
+        0,
+        2,
+    )  # a report of half a run says that it is half, or that nothing is measured yet
     code, printed, _ = typed("audit", "--model", trained, *AUDIT, "--output", tmp_path)
     assert code == 0
     assert "report" in printed

@@ -46,7 +46,9 @@ def test_a_protocol_survives_its_file(tmp_path):
     assert read_protocol(tmp_path / "protocol.json") == protocol
 
 
-@pytest.mark.parametrize(("written", "meant"), [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), (0.5, 0.5), ("1e-3", 1e-3), (1, 1.0)])
+@pytest.mark.parametrize(
+    ("written", "meant"), [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), (0.5, 0.5), ("1e-3", 1e-3), (1, 1.0)]
+)
 def test_an_epsilon_may_be_written_as_people_write_it(written, meant):
     assert Row(attack="pgd", epsilon=written).epsilon == meant
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import small_network
 
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, ModelError, RecordsError, SplitError
@@ -22,6 +21,7 @@ from antivenom.models.classifier import Classifier
 from antivenom.records.audit import Audit
 from antivenom.records.store import Store
 from antivenom.task import Task
+from toys import small_network
 
 TASK = Task(("round", "flat", "long"))
 FINDINGS = Task(("Effusion", "Mass", "Nodule"), multilabel=True)
@@ -207,9 +207,7 @@ def test_operating_points_come_from_validation_images_alone(tmp_path):
     run(model, data, short(plan=plan), tmp_path / "a")
     targets = data.index.targets.copy()
     targets[[i for i in range(40) if i % 4]] ^= 1  # the test images' labels, turned over
-    other = ImageSet(
-        "toys", FINDINGS, Index.of(data.keys, targets, splits=data.index.splits.tolist()), data._load, channels=1
-    )
+    other = ImageSet("toys", FINDINGS, Index.of(data.keys, targets, splits=data.index.splits.tolist()), data._load, channels=1)
     run(model, other, short(plan=plan), tmp_path / "b")
     assert Store(tmp_path / "a").document("operating") == Store(tmp_path / "b").document("operating")
 

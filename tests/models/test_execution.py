@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
-from toys import small_network
 
 from antivenom.errors import ModelError, SettingsError
 from antivenom.models import execution
 from antivenom.models.execution import AS_GIVEN, TWINS, Victim, accelerate, execute
+from toys import small_network
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_twin_that_is_slower_is_not_used(like, monkeypatch):
     assert accelerate(model, like, batch=4).execution in TWINS
 
 
-def test_a_model_that_cannot_be_copied_is_run_as_it_is(like, monkeypatch):
+def test_a_model_that_cannot_be_copied_is_run_as_it_is(like):
     class Stubborn(nn.Sequential):
         def __deepcopy__(self, memo):
             raise TypeError("no copies")

@@ -75,7 +75,7 @@ def test_a_disk_that_refuses_leaves_nothing_half_written(store, monkeypatch, nam
     monkeypatch.setattr(os, name, refuse)
     if name == "rename":
         monkeypatch.setattr("pathlib.Path.rename", refuse)
-    with pytest.raises(RecordsError, match="No space left on device.*finished shards are safe"):
+    with pytest.raises(RecordsError, match=r"No space left on device.*finished shards are safe"):
         store.write_shard("two", [example()], [])
     monkeypatch.undo()
     assert [p.name for p in (store.folder / "shards").iterdir()] == ["one"]

@@ -37,8 +37,6 @@ def test_the_margin_sees_the_deciding_class_alone():
 def test_a_likelihood_is_binary_cross_entropy_of_the_wanted_findings():
     answer = torch.tensor([[0.3, -1.2, 0.5]])
     goal = Findings(torch.tensor([[1, -1, 0]]), torch.zeros(3))
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-        answer[:, :2], torch.tensor([[1.0, 0.0]]), reduction="sum"
-    )
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(answer[:, :2], torch.tensor([[1.0, 0.0]]), reduction="sum")
     torch.testing.assert_close(log_likelihood(goal, answer), -entropy[None])
     assert gradient(log_likelihood, goal, answer)[0, 2] == 0

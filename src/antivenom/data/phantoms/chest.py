@@ -115,7 +115,7 @@ def _thorax(canvas: Canvas, body: Random, pose: Random) -> _Thorax:
     density = flesh * (0.66 + 0.05 * canvas.texture(body, 4))
     density += 0.10 * canvas.inside(v - floor, 0.05) * depth
     # Rotation and cut-off of the grid whiten one lung, or one end of both, evenly; disease does it in patches.
-    uneven = pose.normal(0, 0.09) * u + pose.normal(0, 0.08) * v
+    uneven = pose.normal(0, 0.14) * u + pose.normal(0, 0.12) * v
     density -= (body.uniform(0.36, 0.54) + uneven) * lung
     density += 0.05 * canvas.inside(within - 0.06, 0.16) * above_floor  # thickest, hence whitest, in its middle
     density += 0.09 * canvas.bump(u, 0 * v, 0.11)
@@ -192,12 +192,12 @@ def _markings(canvas: Canvas, body: Random, frame: Frame, lung: Array) -> Array:
 
 
 def _consolidation(canvas: Canvas, thorax: _Thorax, disease: Random) -> Array:
-    """One to three patches of filled alveoli: cloudy margins, airways still dark within."""
+    """One or two patches of filled alveoli: cloudy margins, airways still dark within."""
     cloud = 0.55 * canvas.texture(disease, 9, 3)
     patches = np.zeros_like(thorax.u)
-    for _ in range(disease.integers(1, 4)):
+    for _ in range(disease.integers(1, 3)):
         u, v = thorax.cage.spot(disease)
-        reach = disease.uniform(0.16, 0.25)
+        reach = disease.uniform(0.17, 0.26)
         away = np.hypot((thorax.u - u) / disease.uniform(0.8, 1.2), thorax.v - v) / reach
         patches = np.maximum(patches, canvas.inside(0.9 - away + 0.45 * cloud, 0.55) * disease.uniform(0.85, 1))
         angle = disease.uniform(0, 2 * np.pi, 4)

@@ -80,7 +80,7 @@ def _retina(canvas: Canvas, body: Random, pose: Random) -> _Retina:
     hue = body.uniform(0, 1)
     ground = np.array([0.80, 0.42, 0.20]) * (1 - hue) + np.array([0.70, 0.30, 0.11]) * hue
     ground = ground * np.exp(body.normal(0, [0.08, 0.14, 0.25]))
-    choroid = 0.10 * canvas.texture(body, 4, 2) + body.uniform(0.02, 0.18) * canvas.texture(body, 18, 2)
+    choroid = 0.10 * canvas.texture(body, 4, 2) + body.uniform(0.02, 0.14) * canvas.texture(body, 18, 2)
     choroid += _harmless(canvas, body, frame)
     pigment = 0.75 * canvas.bump(u - macula[0], v - macula[1], 0.13) * body.uniform(0.5, 1.1)
     pigment += 0.35 * canvas.bump(u - macula[0], v - macula[1], 0.05)
@@ -144,7 +144,7 @@ def _lesions(canvas: Canvas, retina: _Retina, grade: int, disease: Random) -> tu
         blood = np.maximum(blood, disease.uniform(0.9, 1.3) * shape)
     clusters = 1 + (grade > 2) * int(disease.integers(0, 2))
     for x0, y0 in zip(*scatter(clusters), strict=True):
-        grains = int(disease.integers(6, 18))
+        grains = int(disease.integers(5, 14))
         ring, angle = disease.uniform(0.05, 0.13) * (1 + 0.25 * disease.standard_normal(grains)), disease.uniform(0, 5, grains)
         x, y = x0 + ring * np.cos(angle), y0 + ring * np.sin(angle)
         deposits += canvas.dots(x, y, disease.uniform(0.014, 0.028, grains), disease.uniform(0.5, 1.0, grains))
@@ -178,6 +178,11 @@ def _photograph(canvas: Canvas, retina: _Retina, blood: Array, deposits: Array, 
         towards = canvas.x * math.cos(angle) + canvas.y * math.sin(angle)
         crescent = canvas.ridge(retina.field - 0.97, width) * canvas.inside(towards - 0.5, 0.5)
         light += pose.uniform(0.1, 0.35) * crescent * np.array([0.7, 0.8, 0.9], np.float32)[:, None, None]
+    if pose.random() < 0.5:  # the glints of a young retina: white, where deposits are yellow
+        many = int(pose.integers(3, 14))
+        x, y = pose.uniform(-0.65, 0.65, (2, many))
+        glints = canvas.dots(x, y, pose.uniform(0.014, 0.04, many), pose.uniform(0.1, 0.45, many))
+        light += glints * np.array([0.55, 0.6, 0.55], np.float32)[:, None, None]
     if pose.random() < 0.35:  # dust on the lens, out of focus
         many = int(pose.integers(1, 5))
         x, y = pose.uniform(-0.8, 0.8, (2, many))

@@ -88,7 +88,7 @@ def _benign(canvas: Canvas, site: _Site, disease: Random) -> _Pigment:
     border = _border(canvas, site, disease, _EVEN, ragged=0.012)
     cover = canvas.inside(border - site.away, site.blurred)
     share = site.away / border
-    melanin = site.dark * (1 + disease.uniform(-0.6, 0.9) * (0.6 - share))
+    melanin = site.dark * (1 + disease.uniform(-1.0, 1.3) * (0.6 - share))
     melanin *= 1 + disease.uniform(0, 0.15) * _network(canvas, disease) + 0.14 * canvas.texture(disease, 6, 3)
     melanin += _globules(canvas, site, disease, turn=2.4, jitter=0.1)  # the golden angle spreads them evenly
     # Some are one even red, blue or pale in the middle: a colour alone must not give the class away.
@@ -105,7 +105,7 @@ def _malignant(canvas: Canvas, site: _Site, disease: Random) -> _Pigment:
     width = site.blurred * (1 + 0.8 * np.cos(site.angle - disease.uniform(0, 2 * np.pi))) + 1.2 * canvas.pixel
     cover = canvas.inside((border - site.away) / width, 1.0)
     tint = canvas.texture(disease, 5, 4)
-    melanin = site.dark * (1 + 0.7 * np.tanh(1.3 * tint))
+    melanin = site.dark * (1.1 + 0.7 * np.tanh(1.3 * tint))
     melanin *= 1 + disease.uniform(0.03, 0.22) * _network(canvas, disease) * canvas.inside(canvas.texture(disease, 3), 0.8)
     melanin += _globules(canvas, site, disease, turn=disease.uniform(-0.05, 0.05), jitter=0.6)
 
