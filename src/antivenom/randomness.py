@@ -85,4 +85,5 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & (2 ** (64 - bits) - 1)  # an int64 shift drags the sign along; the mask drops it
+    logical: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)  # an int64 shift drags the sign along; the mask drops it
+    return logical

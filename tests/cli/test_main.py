@@ -179,7 +179,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED)
-def test_a_spoiled_set_is_one_clear_line(typed, scans, tmp_path, spoil):
+def test_a_spoiled_set_is_one_clear_line(typed, scans, spoil):
     act, said = SPOILED[spoil]
     act(scans)
     code, printed, err = typed("data", "labels-csv", "--root", scans, "--check")

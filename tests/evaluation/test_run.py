@@ -130,7 +130,10 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(tmp_path):
         from pathlib import Path
         from test_run import classifier, images, run, short
         import time
-        run(classifier(), images(), short(), Path(sys.argv[1]), progress=lambda *_: (print("shard", flush=True), time.sleep(0.02)))
+        def tell(*_):
+            print("shard", flush=True)
+            time.sleep(0.02)
+        run(classifier(), images(), short(), Path(sys.argv[1]), progress=tell)
         """
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])}
