@@ -40,20 +40,7 @@ def trained(tmp_path_factory):
     return folder / "model.safetensors"
 
 
-AUDIT = (
-    "--data",
-    "phantom-chest",
-    "--count",
-    "40",
-    "--levels",
-    "2,8",
-    "--steps",
-    "2",
-    "--queries",
-    "4",
-    "--attacks",
-    "noise,fgsm,pgd",
-)
+AUDIT = tuple("--data phantom-chest --count 40 --levels 2,8 --steps 2 --queries 4 --attacks noise,fgsm,pgd".split())
 
 
 def test_the_whole_job_from_nothing_to_a_report(typed, tmp_path):
@@ -102,10 +89,7 @@ def test_an_audit_that_was_interrupted_goes_on(typed, trained, tmp_path, monkeyp
     assert code == 130
     assert "same command again" in err
     monkeypatch.setattr(Store, "write_shard", genuine)
-    assert typed("report", tmp_path)[0] in (
-        0,
-        2,
-    )  # a report of half a run says that it is half, or that nothing is measured yet
+    assert typed("report", tmp_path)[0] == 0
     code, printed, _ = typed("audit", "--model", trained, *AUDIT, "--output", tmp_path)
     assert code == 0
     assert "report" in printed
@@ -116,7 +100,8 @@ def test_a_model_of_ones_own_is_audited_by_its_import_path(typed, tmp_path, monk
         "import torch\n"
         "def chest():\n"
         "    torch.manual_seed(0)\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(2))\n"
+        "    layers = torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(2)\n"
+        "    return torch.nn.Sequential(*layers)\n"
     )
     monkeypatch.chdir(tmp_path)
     code, printed, err = typed("audit", "--model", "hospital_models:chest", *AUDIT, "--size", 28, "--output", tmp_path / "a")
