@@ -40,7 +40,10 @@ def trained(tmp_path_factory):
     return folder / "model.safetensors"
 
 
-AUDIT = tuple(["--data", "phantom-chest", "--count", "40", "--levels", "2,8", "--steps", "2", "--queries", "4", "--attacks", "noise,fgsm,pgd"])
+AUDIT = (
+    *("--data", "phantom-chest", "--count", "40", "--levels", "2,8"),
+    *("--steps", "2", "--queries", "4", "--attacks", "noise,fgsm,pgd"),
+)
 
 
 def test_the_whole_job_from_nothing_to_a_report(typed, tmp_path):
