@@ -4,7 +4,7 @@ import math
 import pytest
 
 from antivenom.attacks import ATTACKS
-from antivenom.errors import SettingsError
+from antivenom.errors import LabelError, SettingsError
 from antivenom.evaluation.protocol import LEVELS, Protocol, Row, read_protocol, standard
 from antivenom.task import Task
 
@@ -40,6 +40,21 @@ def test_the_clean_row_keeps_the_tasks_own_goal():
     assert Protocol(plan=(CLEAN,)).for_task(FINDINGS).plan[0].goal == "against every finding"
 
 
+@pytest.mark.parametrize(
+    ("task", "goal", "error"),
+    [
+        (CHEST, "hide: Mass", SettingsError),
+        (CHEST, "targeted: tumour", LabelError),
+        (FINDINGS, "untargeted", SettingsError),
+        (FINDINGS, "invent: Nodule", LabelError),
+    ],
+)
+def test_a_goal_of_another_task_is_refused_before_anything_runs(task, goal, error):
+    with pytest.raises(error):
+        Protocol(plan=(CLEAN, Row(attack="pgd", goal=goal))).for_task(task)
+    Protocol(plan=(CLEAN, Row(attack="pgd", goal="hide: Mass"))).for_task(FINDINGS)
+
+
 def test_a_protocol_survives_its_file(tmp_path):
     protocol = Protocol(plan=standard(CHEST, 100), images=None, seed=3)
     (tmp_path / "protocol.json").write_text(protocol.model_dump_json())
@@ -65,6 +80,10 @@ BAD = {
     "an unknown threat": ({"plan": [{"attack": "none"}, {"attack": "pgd", "threat": "l7"}]}, "l7"),
     "a norm that the attack does not take": ({"plan": [{"attack": "none"}, {"attack": "square", "threat": "l2"}]}, "square"),
     "an unknown setting": ({"plan": [{"attack": "none"}, {"attack": "pgd", "settings": {"stepz": 3}}]}, "stepz"),
+    "an unknown objective": (
+        {"plan": [{"attack": "none"}, {"attack": "pgd", "settings": {"objective": "up"}}]},
+        "no objective 'up'",
+    ),
     "a row twice": ({"plan": [{"attack": "none"}, {"attack": "fgsm"}, {"attack": "fgsm"}]}, "once"),
     "another way to stop": ({"plan": [{"attack": "none", "until": "bored"}]}, "until"),
 }

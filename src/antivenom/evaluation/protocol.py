@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from antivenom.attacks import ATTACKS, Sees, attack
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import SettingsError
 from antivenom.task import Task
-from antivenom.threat.card import EVERY_FINDING, UNTARGETED, perturbation_set
+from antivenom.threat.card import EVERY_FINDING, UNTARGETED, goal_for, perturbation_set
+from antivenom.threat.objectives import OBJECTIVES
 
 CLEAN = "none"
 LEVELS = (0.25, 0.5, 1, 2, 4, 8)  # epsilons of the default security curve, in grey levels of 8 bits
@@ -91,7 +93,15 @@ class Protocol(Frozen):
     execution: Literal["auto", "as given"] = "auto"
 
     def for_task(self, task: Task) -> Protocol:
-        """The same protocol with the task's own goal in its clean row, so that every image is looked at clean."""
+        """The same protocol with the task's own goal in its clean row, so that every image is looked at clean.
+
+        Raises:
+            SettingsError: a goal that means nothing for this task.
+            LabelError: a goal that names a class or finding that the task does not have.
+        """
+        one = torch.zeros((1, len(task.classes)) if task.multilabel else 1, dtype=torch.int64)
+        for row in self.plan[1:]:
+            goal_for(row.goal, task, one, torch.zeros(len(task.classes)))
         clean = self.plan[0].model_copy(update={"goal": default_goal(task)})
         return self.model_copy(update={"plan": (clean, *self.plan[1:])})
 
@@ -107,6 +117,9 @@ class Protocol(Frozen):
         for row in self.plan[1:]:
             if type(perturbation_set(row.threat, row.epsilon)) not in attack(row.attack).norms:
                 raise SettingsError(f"{row.attack} does not take the threat {row.threat!r}")
+            objective = row.settings.get("objective", "log_odds")
+            if objective not in OBJECTIVES:
+                raise SettingsError(f"no objective {objective!r}; there are {', '.join(OBJECTIVES)}")
             known = attack(row.attack).settings
             if unknown := set(row.settings) - known:
                 raise SettingsError(

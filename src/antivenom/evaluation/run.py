@@ -19,7 +19,7 @@ from torch import Tensor
 
 from antivenom.attacks import ATTACKS, AttackResult, Until, attack
 from antivenom.data.imageset import Batch, ImageSet, gather
-from antivenom.errors import DataError, RecordsError, SettingsError
+from antivenom.errors import DataError, RecordsError
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
 from antivenom.evaluation.suspicion import suspicions
 from antivenom.metrics.classification import class_scores, one_hot, operating_points
@@ -315,8 +315,6 @@ def _attacked(bench: _Bench, row: Row, x: Tensor, goal: Any, draws: Draws) -> At
         return AttackResult(x, nothing.bool(), ones, nothing, {})
     settings: dict[str, Any] = dict(row.settings)
     if "objective" in settings:
-        if settings["objective"] not in OBJECTIVES:
-            raise SettingsError(f"no objective {settings['objective']!r}; there are {', '.join(OBJECTIVES)}")
         settings["objective"] = OBJECTIVES[settings["objective"]]
     allowed = perturbation_set(row.threat, row.epsilon)
     return attack(row.attack)(bench.victim, x, goal, allowed, until=Until(row.until), generator=draws, **settings)
