@@ -169,7 +169,7 @@ def test_the_64_pixel_arrays_know_their_patients_and_where_each_image_came_from(
     assert images[9].group == "00000009"
 
 
-@pytest.mark.parametrize("row", DATASETS.values(), ids=str)
+@pytest.mark.parametrize("row", DATASETS.values(), ids=lambda row: row.name)
 def test_every_row_states_what_a_user_must_know(row):
     assert row.title
     assert row.licence
