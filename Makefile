@@ -14,7 +14,7 @@ audit: $(VENV)/ready
 		--output $(DEMO)/audit
 
 test: $(VENV)/ready
-	$(RUN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/ready
 	$(RUN)/ruff check

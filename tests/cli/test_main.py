@@ -99,7 +99,7 @@ def test_an_audit_that_was_interrupted_goes_on(typed, trained, tmp_path, monkeyp
 
 
 def test_a_model_of_ones_own_is_audited_by_its_import_path(typed, tmp_path, monkeypatch):
-    (tmp_path / "hospital_models.py").write_text(
+    (tmp_path / "ward_models.py").write_text(
         "import torch\n"
         "def chest():\n"
         "    torch.manual_seed(0)\n"
@@ -107,7 +107,7 @@ def test_a_model_of_ones_own_is_audited_by_its_import_path(typed, tmp_path, monk
         "    return torch.nn.Sequential(*layers)\n"
     )
     monkeypatch.chdir(tmp_path)
-    code, printed, err = typed("audit", "--model", "hospital_models:chest", *AUDIT, "--size", 28, "--output", tmp_path / "a")
+    code, printed, err = typed("audit", "--model", "ward_models:chest", *AUDIT, "--size", 28, "--output", tmp_path / "a")
     assert code == 0, err
     assert "clean" in printed
 
