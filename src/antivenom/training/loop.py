@@ -168,6 +168,7 @@ class _Course:
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
+            fused=True,  # one pass over the weights instead of one per operation: a tenth of the time of a small batch
         )
         self.averaged = classifier if recipe.average is None else copy.deepcopy(classifier)
         self.state = _State(self._terms(), {})
