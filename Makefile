@@ -9,8 +9,8 @@ DEMO ?= runs/phantom-chest
 .PHONY: audit test check
 
 audit: $(VENV)/ready
-	$(RUN)/antivenom train --data phantom-chest --output $(DEMO)
-	$(RUN)/antivenom audit --model $(DEMO)/model.safetensors --data phantom-chest --images 120 --steps 20 --queries 200 \
+	$(RUN)/antivenom train --data phantom-chest --epochs 14 --output $(DEMO)
+	$(RUN)/antivenom audit --model $(DEMO)/model.safetensors --data phantom-chest --images 100 --steps 20 --queries 100 \
 		--output $(DEMO)/audit
 
 test: $(VENV)/ready
