@@ -3,6 +3,9 @@
     run/
       protocol.json     what was asked for; a run continues only under the very same protocol
       provenance.json   weights, data and code digests, versions, machine, the model's card
+      operating.json    thresholds chosen on clean validation images
+      execution.json    how the model is run for gradients, chosen once
+      attacks.json      what the attacks that run are, and their papers
       scans.parquet     what the data set says of each image
       shards/NAME/      examples.parquet and answers.parquet of some images under one row of the plan
       pixels/ab/….npy   kept images `(C, H, W)`, float32, named by SHA-256
