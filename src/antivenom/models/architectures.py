@@ -12,6 +12,7 @@ from torch import nn
 from antivenom.errors import SettingsError
 from antivenom.models.classifier import Classifier
 from antivenom.models.pretrained import initialise, learnt_on
+from antivenom.models.small_maps import on_small_maps
 from antivenom.task import Task
 
 # Without pretrained weights there are no statistics to keep to: any image in [0, 1] is brought to about [-2, 2].
@@ -134,4 +135,4 @@ def make_network(row: Architecture, classes: int, channels: int) -> nn.Module:
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         network.set_submodule(row.stem, stem)
         network.set_submodule("maxpool", nn.Identity())
-    return network
+    return on_small_maps(network)

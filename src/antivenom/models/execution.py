@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from antivenom.errors import SettingsError
 from antivenom.models.classifier import check_ready
+from antivenom.models.small_maps import on_small_maps
 
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) to answers (B, A)
 
@@ -65,8 +66,8 @@ def accelerate(model: nn.Module, like: Tensor, *, batch: int = BATCH) -> Victim:
     """Find the fastest way to get this model's input gradients on this machine, by trying.
 
     Tried are the model itself, a copy with batch-norm folded into convolutions, and a folded bfloat16 copy in channels-last
-    order whose first convolution and last linear layer stay in float32 (so that small perturbations and small margins are
-    not rounded away). A copy that answers differently, or is not faster, is not used.
+    order whose first convolution sees the images unrounded and whose last linear layer stays in float32 (so that small
+    perturbations and small margins are not rounded away). A copy that answers differently, or is not faster, is not used.
 
     Args:
         model: any module in evaluation mode, images `(B, C, H, W)` to logits `(B, A)`; left exactly as it is.
@@ -148,7 +149,7 @@ def _folded(model: nn.Module, like: Tensor) -> nn.Module:
     twin = copy.deepcopy(model).requires_grad_(False)
     for convolution, norm in _meetings(model, like):
         _fold(twin, convolution, norm)
-    return twin.eval()  # a new layer begins in training mode
+    return on_small_maps(twin).eval()  # a new layer begins in training mode
 
 
 def _halved(model: nn.Module, like: Tensor) -> nn.Module:
@@ -160,23 +161,46 @@ def _halved(model: nn.Module, like: Tensor) -> nn.Module:
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.to(torch.bfloat16)
     for name in convolutions[:1]:
-        twin.set_submodule(name, _Between(twin.get_submodule(name).float(), torch.float32, torch.bfloat16))
+        twin.set_submodule(name, _FineStem(twin.get_submodule(name)))
     for name in linears[-1:]:
-        twin.set_submodule(name, _Between(twin.get_submodule(name).float(), torch.float32, torch.float32))
+        twin.set_submodule(name, _FineHead(twin.get_submodule(name).float()))
     twin.to(memory_format=torch.channels_last)
     return twin.eval()
 
 
-class _Between(nn.Module):
-    """A layer that computes in one precision and hands on in another."""
+class _FineStem(nn.Module):
+    """A bfloat16 convolution that does not round its float32 images: their rest is given to it beside them, weighed alike.
 
-    def __init__(self, layer: nn.Module, inside: torch.dtype, after: torch.dtype) -> None:
+    The gradient goes by the rounded half alone, which is all of it: half the work of a float32 convolution's, or less.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer, self.inside, self.after = layer, inside, after
+        assert isinstance(layer, nn.Conv2d)
+        self.layer = layer
+        self.layer.weight = nn.Parameter(torch.cat([layer.weight, layer.weight], 1), requires_grad=False)
+        self.layer.in_channels *= 2
 
     def forward(self, x: Tensor) -> Tensor:
-        answer: Tensor = self.layer(x.to(self.inside))
-        return answer.to(self.after)
+        rounded = x.to(torch.bfloat16)
+        rest = (x - rounded).detach().to(torch.bfloat16)
+        n, channels, height, width = x.shape
+        halves = [half.reshape(n, self.layer.groups, -1, height, width) for half in (rounded, rest)]
+        both = torch.cat(halves, 2).reshape(n, 2 * channels, height, width)
+        answer: Tensor = self.layer(both.contiguous(memory_format=torch.channels_last))
+        return answer
+
+
+class _FineHead(nn.Module):
+    """A last layer in float32."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.layer(x.float())
+        return answer
 
 
 def _order(model: nn.Module, like: Tensor) -> list[str]:
