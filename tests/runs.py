@@ -89,6 +89,7 @@ class Run:
     size: int = 32
     channels: int = 1
     images_per_group: int = 1
+    unit: str = "patient"
     patients: bool = True  # False: the set names none, so each image is its own group
     sources: tuple[str, ...] = ("",)
     skill: float = 3.0  # how far the true class stands out
@@ -316,6 +317,7 @@ def _protocol(run: Run, plan: list[dict[str, Any]]) -> dict[str, Any]:
             "digest": "cd" * 32,
             "size": [run.size, run.size],
             "channels": run.channels,
+            "unit": run.unit,
             "val": run.n_val,
             "test": run.n_test,
             "caveats": list(run.caveats),

@@ -20,7 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from antivenom.data import reading
+from antivenom.data import limits
 from antivenom.data.dicom import Lookup, Window, read_dicom, read_head
 from antivenom.data.reading import read_image
 from antivenom.errors import ImageError
@@ -342,7 +342,7 @@ def test_truncated_and_foreign_files_are_refused(written, tmp_path):
 
 def test_size_is_checked_before_pixels_are_decoded(written, monkeypatch):
     path = written(RAMP)
-    monkeypatch.setattr(reading, "MAX_PIXELS", 255)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 255)
     with pytest.raises(ImageError, match="16 x 16 pixels"):
         read_dicom(path)
 

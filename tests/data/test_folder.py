@@ -46,6 +46,13 @@ def test_a_table_is_read_with_everything_it_says(listed):
     assert not images.has_masks
 
 
+@pytest.mark.parametrize(("column", "unit"), [("patient_id", "patient"), ("subject_id", "subject"), ("lesion_id", "lesion")])
+def test_what_a_group_is_follows_from_its_column(listed, column, unit):
+    folder = listed(drop={"patient_id"} - {column}, **{column: [f"g{k // 2}" for k in range(N)]})
+    assert labels_csv(folder).index.unit == unit
+    assert labels_csv(folder, group=column).split("test").index.unit == unit
+
+
 def test_columns_of_findings_make_a_multi_label_set(listed):
     images = labels_csv(listed(), label=("Mass", "Edema"))
     assert images.task.multilabel

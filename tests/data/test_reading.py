@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from antivenom.data import reading
+from antivenom.data import limits
 from antivenom.data.reading import Frame, inside, read_image, resize
 from antivenom.errors import DataError, ImageError, SettingsError
 
@@ -149,9 +149,9 @@ def test_a_file_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path,
 
 def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path, monkeypatch):
     path = saved(tmp_path / "x.png", GREY)
-    monkeypatch.setattr(reading, "MAX_BYTES", path.stat().st_size)
+    monkeypatch.setattr(limits, "MAX_BYTES", path.stat().st_size)
     assert read_image(path).shape == (1, 6, 8)
-    monkeypatch.setattr(reading, "MAX_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(limits, "MAX_BYTES", path.stat().st_size - 1)
     with pytest.raises(ImageError, match="at most"):
         read_image(path)
 

@@ -12,7 +12,9 @@ import pytest
 from antivenom.errors import NotMeasuredError
 from antivenom.evaluation import suspicion
 from antivenom.evaluation.suspicion import suspicions
-from antivenom.records.audit import Audit, Flag, Outcome, PlanRow, Split
+from antivenom.records.audit import Audit, Flag
+from antivenom.records.outcomes import Outcome, Split
+from antivenom.records.plan import PlanRow
 from antivenom.task import Task
 from runs import CHEST, FINDINGS, Run, write_run
 

@@ -4,7 +4,7 @@ import json
 import math
 
 from antivenom.metrics.intervals import Estimate
-from antivenom.records.audit import PlanRow
+from antivenom.records.plan import PlanRow
 from antivenom.report.figures import Ledger, plain_number
 
 SHARE = Estimate(0.5, 0.4, 0.6, 10, 5, "Wilson")

@@ -281,6 +281,13 @@ def test_classes_without_images_are_not_measured(tmp_path):
 
 def test_patients_are_named_only_where_the_data_names_them(folders, tmp_path):
     assert "80 test images of 40 patients" in Page((folders["chest"] / "report.html").read_text()).said
+    lesions = Page(
+        write_report(
+            write_run(tmp_path / "skin", Run(CHEST, n_test=20, n_val=20, images_per_group=2, unit="lesion"))
+        ).read_text()
+    ).said
+    assert "20 test images of 10 lesions" in lesions
+    assert "20 images (10 lesions)" in lesions
     folder = write_run(tmp_path / "run", Run(CHEST, n_test=20, n_val=20, patients=False))
     said = Page(write_report(folder).read_text()).said
     assert "20 test images 2 classes" in said

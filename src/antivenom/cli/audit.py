@@ -128,7 +128,7 @@ def summarise(audit: Audit) -> None:
     if not audit.finished:
         raise DataError(f"{audit.folder} is not finished; run the same audit again to go on")
     groups = len(set(audit.groups.tolist()))
-    out.print(f"\n{len(audit.targets)} test images of {groups} patients, subjects or lesions", markup=False)
+    out.print(f"\n{len(audit.targets)} test images of {groups} {audit.unit}s", markup=False)
     table = Table("", "right decisions", "95 % interval", "balanced", box=None, pad_edge=False)
     table.add_row(
         "always the same answer", f"{audit.constant_accuracy.value:.1%}", "", f"{audit.constant_balanced_accuracy:.1%}"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antivenom.data.reading import MAX_BYTES, check_size
+from antivenom.data import limits
 from antivenom.errors import ImageError
 
 WindowShape = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
@@ -189,8 +189,7 @@ def read_dicom(path: str | Path, *, frame: int | None = None, window: Window | N
     import pydicom
 
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{path.stat().st_size:,} bytes; at most {MAX_BYTES:,} can be read")
+        limits.check_length(path.stat().st_size)
         syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
         if syntax == _DEFLATED:
             raise ImageError("deflated DICOM is not read, since its size is unknown before it is unpacked; store it otherwise")
@@ -243,7 +242,7 @@ def _image(file: Any, frame: int | None, window: Window | None) -> DicomImage:
     photometric = str(file.PhotometricInterpretation)
     if photometric not in (*_GREY, *_COLOUR):
         raise ImageError(f"{photometric} is not read; {', '.join((*_GREY, *_COLOUR))} are")
-    check_size(int(file.Rows), int(file.Columns))
+    limits.check_size(int(file.Rows), int(file.Columns))
     frames = int(file.get("NumberOfFrames") or 1)
     if frame is None and frames > 1:
         raise ImageError(f"holds {frames} frames; name one by frame=0 to frame={frames - 1}")

@@ -113,6 +113,7 @@ def labels_csv(
         splits=splits.tolist(),
         sources=None if sources is None else sources.tolist(),
         traits={trait: rows[trait].tolist() for trait in traits},
+        unit=_unit(rows, group),
     )
     channels = channels or shared_channels(root, keys)
     return ImageSet(
@@ -212,6 +213,12 @@ def _labels(rows: Table, column: str) -> np.ndarray[Any, Any]:
     if values is None:
         raise LabelError(f"{rows.path}: name the label column; it has {', '.join(rows.columns)}")
     return values
+
+
+def _unit(rows: Table, group: str | None) -> str:
+    """What the group column speaks of."""
+    column = next((name for name in ([group] if group else GROUP_COLUMNS) if name in rows.columns), "")
+    return next((unit for unit in ("subject", "lesion") if unit in column.lower()), "patient")
 
 
 def _masks(root: Path, keys: Sequence[str], frame: Frame) -> FileMasks | None:

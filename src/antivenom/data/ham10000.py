@@ -80,6 +80,7 @@ def read_ham10000(
         splits=splits.tolist(),
         sources=None if origin is None else origin.tolist(),
         traits={trait: table[trait].tolist() for trait in TRAITS},
+        unit="lesion",
     )
     masks = [there.get(key + _MASK, "") for key in keys]
     return ImageSet(

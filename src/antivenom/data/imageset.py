@@ -28,6 +28,7 @@ class Index:
         splits: `(N,)` of `train`, `val`, `test`; empty where the set is not split.
         sources: `(N,)` where the image came from, such as a hospital or camera; empty where unknown.
         traits: further columns to report by, such as sex or age; each `(N,)`.
+        unit: what a group is, for reports: `patient`, `subject` or `lesion`.
     """
 
     keys: np.ndarray[Any, Any]
@@ -36,6 +37,7 @@ class Index:
     splits: np.ndarray[Any, Any]
     sources: np.ndarray[Any, Any]
     traits: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    unit: str = "patient"
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -49,6 +51,7 @@ class Index:
         splits: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
         traits: dict[str, Sequence[str]] | None = None,
+        unit: str = "patient",
     ) -> Index:
         """Build an index from plain sequences; a column that is left out is unknown."""
         blank = [""] * len(keys)
@@ -60,6 +63,7 @@ class Index:
             np.asarray(splits if splits is not None else blank, dtype=np.str_),
             np.asarray(sources if sources is not None else blank, dtype=np.str_),
             columns,
+            unit,
         )
 
     def with_splits(self, splits: Sequence[str] | np.ndarray[Any, Any]) -> Index:

@@ -1,7 +1,8 @@
 """The door for pixels: one file to one image `(C, H, W)` float32 in [0, 1].
 
-What a file is, is told by its first bytes, never by its name. A file is refused when it is larger than `MAX_BYTES`, when it
-claims more than `MAX_PIXELS` pixels (before any of them is decoded), when it ends early or when it holds a NaN.
+What a file is, is told by its first bytes, never by its name. A file is refused when it is larger than
+`limits` allows, in bytes or in the pixels that it claims (before any of them is decoded), when it ends early or when it holds a
+NaN.
 
 What happens to unusual files: EXIF orientation is applied; a palette is resolved; a transparent pixel is laid over black;
 CMYK becomes RGB; 16-bit grey keeps its 16 bits, 16-bit colour PNG comes in 8 (Pillow's limit). Where grey is wanted of a colour
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from antivenom.data import limits
+from antivenom.data.dicom import read_dicom
 from antivenom.errors import DataError, ImageError, SettingsError
 
-MAX_PIXELS = 2**26  # 8192 x 8192: the largest mammogram and fundus photograph, with room
-MAX_BYTES = 2**29
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom")
 Fit = Literal["squash", "crop", "pad"]
 Size = int | tuple[int, int]
@@ -48,8 +49,6 @@ def read_image(path: str | Path, *, channels: Literal[1, 3] | None = None) -> Te
     path = Path(path)
     content = _content(path)
     if content[128:132] == b"DICM":
-        from antivenom.data.dicom import read_dicom
-
         return with_channels(read_dicom(path).pixels, channels)
     try:
         if content.startswith((b"\x93NUMPY", b"PK\x03\x04")):
@@ -59,16 +58,6 @@ def read_image(path: str | Path, *, channels: Literal[1, 3] | None = None) -> Te
         raise ImageError(f"{path}: {error}") from error
     except Exception as error:  # a decoder meets a hostile file in any way it likes
         raise ImageError(f"{path}: cannot be read, it is damaged or truncated ({error or type(error).__name__})") from error
-
-
-def check_size(height: int, width: int) -> None:
-    """Refuse an image before its pixels are decoded.
-
-    Raises:
-        ImageError: no pixel, or more than `MAX_PIXELS`.
-    """
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels; between 1 and {MAX_PIXELS:,} can be read")
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -157,7 +146,7 @@ def check_sides(size: Size) -> tuple[int, int]:
         SettingsError: not one or two positive whole numbers, or too many pixels.
     """
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides) or sides[0] * sides[1] > MAX_PIXELS:
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides) or sides[0] * sides[1] > limits.MAX_PIXELS:
         raise SettingsError(f"size must be the side of a square or (height, width) in pixels, got {size!r}")
     return sides[0], sides[1]
 
@@ -188,7 +177,7 @@ def from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
         values = np.moveaxis(values, 2, 0)
     if values.ndim != 3 or values.shape[0] not in (1, 3):
         raise ImageError(f"{name}: expected (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, got shape {values.shape}")
-    check_size(values.shape[1], values.shape[2])
+    limits.check_size(values.shape[1], values.shape[2])
     if values.dtype.name in _RANGES:
         image = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
         return image.div_(_RANGES[values.dtype.name])
@@ -202,10 +191,10 @@ def from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
 def _content(path: Path) -> bytes:
     """A file's bytes, whole and at once: a decoder's own many small reads cost more than decoding a small file."""
     try:
-        length = path.stat().st_size
-        if length > MAX_BYTES:
-            raise ImageError(f"{path}: {length:,} bytes; at most {MAX_BYTES:,} can be read")
+        limits.check_length(path.stat().st_size)
         return path.read_bytes()
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be opened ({error.strerror or error})") from error
 
@@ -218,7 +207,7 @@ def _from_picture(content: bytes, name: str, channels: int | None) -> Tensor:
     except UnidentifiedImageError:
         raise ImageError("not a PNG, JPEG, BMP, TIFF, NPY, NPZ or DICOM file, or its beginning is damaged") from None
     with picture:
-        check_size(picture.height, picture.width)
+        limits.check_size(picture.height, picture.width)
         pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
         if pages > 1:
             raise ImageError(f"holds {pages} pictures; one is wanted")

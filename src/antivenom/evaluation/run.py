@@ -141,6 +141,7 @@ def _begin(store: Store, data: ImageSet, tests: ImageSet, vals: ImageSet, protoc
             "digest": data.digest,
             "size": list(tests[0].image.shape[-2:]),
             "channels": data.channels,
+            "unit": data.index.unit,
             "val": len(vals),
             "test": len(tests),
             "caveats": list(data.caveats),

@@ -21,7 +21,8 @@ import numpy as np
 from antivenom.attacks import ATTACKS, Sees
 from antivenom.metrics.classification import answer_share
 from antivenom.metrics.significance import holm, sign_flip
-from antivenom.records.audit import Audit, Flag, PlanRow, open_to
+from antivenom.records.audit import Audit, Flag
+from antivenom.records.plan import PlanRow, open_to
 
 Array = np.ndarray[Any, Any]
 

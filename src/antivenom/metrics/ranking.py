@@ -62,6 +62,30 @@ def auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, 
     return Estimate(value, low, high, len(truth), count, f"DeLong's variance by group (effective n = {effective:.0f})")
 
 
+def mean_auroc_estimate(scores: Array, truth: Array, groups: Array | None = None, *, level: float = 0.95) -> Estimate:
+    """Estimate the plain mean of the columns' AUROC, for scores `(N, A)` and truth `(N, A)` bool.
+
+    Columns where either kind is absent are left out. Errors of the columns are taken together, image by image, so that two
+    columns that say the same count as one.
+
+    >>> print(mean_auroc_estimate(np.tile(np.arange(8.0), (2, 1)).T, np.tile(np.arange(8) > 3, (2, 1)).T))
+    1.000 [0.283, 1.000], n = 8
+    """
+    truth = np.asarray(truth, dtype=bool)
+    values = auroc_per_class(scores, truth)
+    kept = np.flatnonzero(~np.isnan(values))
+    codes = group_codes(groups, len(truth))
+    count = int(codes.max(initial=-1)) + 1
+    if not len(kept):
+        return Estimate(math.nan, math.nan, math.nan, len(truth), count, "undefined")
+    influence = np.mean([auroc_influence(scores[:, k], truth[:, k]) for k in kept], axis=0)
+    rarer = min(rarer_groups(truth[:, k], codes) for k in kept)
+    value = float(values[kept].mean())
+    low, high, effective = effective_interval(value, np.bincount(codes, influence, count), len(truth), rarer, level)
+    method = f"DeLong's variance by group (effective n = {effective:.0f}), mean of {len(kept)}"
+    return Estimate(value, low, high, len(truth), count, method)
+
+
 def auroc_influence(scores: Array, truth: Array) -> Array:
     """Give what each image adds to the error of the AUROC; `(N,)`, its sum 0."""
     truth = np.asarray(truth, dtype=bool)

@@ -13,88 +13,27 @@ by another attack than the plan says.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.metrics import calibration, classification, ranking, robustness
-from antivenom.metrics.intervals import Estimate, effective_interval, estimate, group_codes, paired_difference, proportion
+from antivenom.metrics.intervals import Estimate, estimate, paired_difference, proportion
+from antivenom.records.outcomes import Gathered, Outcome, Split, read_splits
+from antivenom.records.plan import NOISE, AttackFacts, PlanRow, open_to, plan_rows
 from antivenom.records.store import Store
 from antivenom.task import Task
 
 Array = np.ndarray[Any, Any]
 
-CLEAN, NOISE = "none", "noise"
-
 # What two forward passes may differ by, as a share of the largest logit: batches, threads and devices round otherwise.
 ROUNDING = 1e-3
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One row of the protocol's plan.
-
-    Attributes:
-        number: its place in the plan, `Example.row`.
-        attack: `none` for the clean images, `noise` for the control, else the attack's name.
-        label: the attack's name, with those settings that tell it from other rows of the same attack, size and goal.
-        settings: the attack's own settings.
-        goal: what the adversary wants.
-        threat: norm and pixels, without epsilon.
-        epsilon: in units of the [0, 1] range.
-        until: `fooled` or `spent`.
-    """
-
-    number: int
-    attack: str
-    label: str
-    settings: Mapping[str, Any]
-    goal: str
-    threat: str
-    epsilon: float
-    until: str
-
-    @property
-    def clean(self) -> bool:
-        """Whether it holds the unchanged images."""
-        return self.attack == CLEAN
-
-    @property
-    def control(self) -> bool:
-        """Whether it holds random noise, which wants nothing."""
-        return self.attack == NOISE
-
-    @property
-    def unbounded(self) -> bool:
-        """Whether every value may become any other: a check of the attack, and no point of a security curve."""
-        return self.threat.split(",")[0] == "linf" and self.epsilon >= 1
-
-    @property
-    def target(self) -> str | None:
-        """The class that the adversary wants, where it wants one."""
-        kind, _, name = self.goal.partition(":")
-        return name.strip() if kind == "targeted" else None
-
-
-@dataclass(frozen=True)
-class AttackFacts:
-    """What is known of an attack: for the threat model and the bibliography."""
-
-    name: str
-    title: str
-    sees: str  # 'gradient', 'scores' or 'nothing'
-    summary: str
-    paper: str
-    url: str
 
 
 @dataclass(frozen=True)
@@ -106,51 +45,6 @@ class Flag:
     evidence: str
     meaning: str
     next_step: str
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """What the data set says of the images of one split; the order of all arrays of that split.
-
-    Attributes:
-        images: `(N,)` names.
-        targets: `(N,)` class numbers, or `(N, K)` 0 and 1.
-        groups: `(N,)` patient, subject or lesion.
-        sources: `(N,)` hospital or camera; empty where unknown.
-    """
-
-    images: Array
-    targets: Array
-    groups: Array
-    sources: Array
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one row of the plan left of the images of one split, in the split's order.
-
-    Attributes:
-        logits: `(N, A)` float32 answers of the audited model; the clean ones where an image was left alone.
-        concerned: `(N,)` whether the goal concerns the image; where not, it was left alone.
-        reached: `(N,)` whether the goal was met, as judged when the attack ran.
-        linf, l2: `(N,)` size of the change in units of the [0, 1] range.
-        queries, gradients: `(N,)` forward and backward passes spent.
-        flags: by name, `(N,)` bool.
-        pixels: position to digest, of images whose pixels are kept.
-    """
-
-    logits: Array
-    concerned: Array
-    reached: Array
-    linf: Array
-    l2: Array
-    queries: Array
-    gradients: Array
-    flags: Mapping[str, Array]
-    pixels: Mapping[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,17 +125,17 @@ class Audit:
         protocol, provenance = store.document("protocol"), store.document("provenance")
         with _understood(store.folder):
             task = Task.from_dict(provenance["card"]["task"])
-            rows = _plan(protocol["plan"])
+            rows = plan_rows(protocol["plan"])
             model = str(protocol["model"]["digest"])
             operating = store.document("operating") if store.has_document("operating") else None
             flags = tuple(Flag(**flag) for flag in store.document("flags")) if store.has_document("flags") else None
             facts = store.document("attacks") if store.has_document("attacks") else {}
             attacks = {name: AttackFacts(name, **fact) for name, fact in facts.items()}
-        splits = _splits(store.scans(), task)
+        splits = read_splits(store.scans(), task)
         for name, count in (("val", protocol["data"]["val"]), ("test", protocol["data"]["test"])):
             if len(splits[name]) != count:
                 raise RecordsError(f"{store.folder}: the protocol has {count} {name} images, scans.parquet {len(splits[name])}")
-        found = _Gathered.of(store, model, len(task.classes))
+        found = Gathered.of(store, model, len(task.classes))
         progress: dict[int, tuple[int, int]] = {}
         outcomes: dict[tuple[int, str], Outcome] = {}
         for row in rows:
@@ -323,8 +217,13 @@ class Audit:
 
     @property
     def groups(self) -> Array:
-        """Patient of each test image, `(N,)`."""
+        """Patient, subject or lesion of each test image, `(N,)`."""
         return self.splits["test"].groups
+
+    @property
+    def unit(self) -> str:
+        """What a group of images is: `patient`, `subject` or `lesion`."""
+        return str(self.protocol["data"].get("unit", "patient"))
 
     @property
     def sources(self) -> Array:
@@ -438,18 +337,7 @@ class Audit:
     def mean_auroc(self, number: int = 0) -> Estimate:
         """Plain mean of the classes' AUROC, over those that have one; for two classes their common AUROC."""
         scores, truth = self._scores_and_truth(number)
-        values = ranking.auroc_per_class(scores, truth)
-        kept = np.flatnonzero(~np.isnan(values))
-        codes = group_codes(self.groups, len(truth))
-        count = int(codes.max(initial=-1)) + 1
-        if not len(kept):
-            return Estimate(math.nan, math.nan, math.nan, len(truth), count, "undefined")
-        influence = np.mean([ranking.auroc_influence(scores[:, k], truth[:, k]) for k in kept], axis=0)
-        rarer = min(min(len(np.unique(codes[truth[:, k]])), len(np.unique(codes[~truth[:, k]]))) for k in kept)
-        value = float(values[kept].mean())
-        low, high, effective = effective_interval(value, np.bincount(codes, influence, count), len(truth), rarer, 0.95)
-        method = f"DeLong's variance by group (effective n = {effective:.0f}), mean of {len(kept)}"
-        return Estimate(value, low, high, len(truth), count, method)
+        return ranking.mean_auroc_estimate(scores, truth, self.groups)
 
     def sensitivity_specificity(self, number: int = 0) -> list[tuple[Estimate, Estimate]]:
         """Sensitivity and specificity of each class at its operating point; not measured where it has none."""
@@ -607,118 +495,6 @@ class Audit:
         return lead if row.target is not None else -lead
 
 
-@dataclass(frozen=True, eq=False)
-class _Gathered:
-    """Examples with the answers of one model, before they are laid out by split."""
-
-    examples: pa.Table
-    logits: Array
-
-    @staticmethod
-    def of(store: Store, model: str, classes: int) -> _Gathered:
-        examples, answers = store.examples(), store.answers()
-        answers = answers.filter(pc.equal(answers["model"], model))
-        lengths = set(pc.unique(pc.list_value_length(answers["logits"])).to_pylist())
-        if lengths - {classes}:
-            raise RecordsError(f"{store.folder}: answers have {sorted(lengths)} logits, the task has {classes} classes")
-        place = pc.index_in(examples["example"], value_set=answers["example"].combine_chunks())
-        if place.null_count:
-            # An example without an answer is not measured yet: a killed run leaves none, a copied folder may.
-            known = pc.is_valid(place)
-            examples, place = examples.filter(known), place.filter(known)
-        flat = answers["logits"].combine_chunks()
-        flat = flat.flatten() if isinstance(flat, pa.ListArray) else pa.array([], pa.float32())
-        logits = flat.to_numpy(zero_copy_only=False).reshape(-1, classes)
-        return _Gathered(examples, logits[np.asarray(place.to_numpy(), dtype=np.int64)])
-
-    def of_row(self, row: PlanRow) -> _Gathered:
-        """The examples of one row of the plan, which must be what the plan says."""
-        mine = np.asarray(pc.equal(self.examples["row"], row.number).to_numpy(), dtype=bool)
-        part = self.examples.filter(pa.array(mine))
-        for name in ("attack", "goal", "until") if row.clean else ("attack", "goal", "threat", "until"):
-            strange = set(pc.unique(part[name]).to_pylist()) - {getattr(row, name)}
-            if strange:
-                raise RecordsError(
-                    f"row {row.number} of the plan has {name} '{getattr(row, name)}', its records say '{sorted(strange)[0]}': "
-                    "the folder holds the shards of another protocol; run again into a new folder"
-                )
-        return _Gathered(part, self.logits[mine])
-
-    def on(self, split: Split) -> _Placed:
-        """Those that belong to a split."""
-        place = pc.index_in(self.examples["image"], value_set=pa.array(split.images, pa.string()))
-        known = np.asarray(pc.is_valid(place).to_numpy(), dtype=bool)
-        positions = np.asarray(place.filter(pa.array(known)).to_numpy(), dtype=np.int64)
-        if len(np.unique(positions)) != len(positions):
-            raise RecordsError("an image was measured twice under one row of the plan; run again into a new folder")
-        return _Placed(self.examples.filter(pa.array(known)), self.logits[known], np.argsort(positions), np.sort(positions))
-
-
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """Examples of one row on one split; `order` sorts them as the split is sorted, `positions` are their places in it."""
-
-    examples: pa.Table
-    logits: Array
-    order: Array
-    positions: Array
-
-    def outcome(self, concerned: Array, clean: Outcome | None) -> Outcome:
-        """Laid out over the split; an image without an example keeps its clean answer."""
-        n, places = len(concerned), self.positions
-        found = self.logits[self.order]
-        logits = np.empty((n, found.shape[1]), dtype=np.float32) if clean is None else clean.logits.copy()
-        logits[places] = found
-
-        def column(name: str) -> Array:
-            values = self.examples[name].to_numpy()[self.order]
-            whole = np.zeros(n, dtype=values.dtype)
-            whole[places] = values
-            return whole
-
-        flags = self.examples["flags"].to_pylist()
-        digests = self.examples["pixels"].to_pylist()
-        raised: dict[str, Array] = {}
-        for place, i in zip(places, self.order, strict=True):
-            for name in flags[i]:
-                raised.setdefault(name, np.zeros(n, dtype=bool))[place] = True
-        return Outcome(
-            logits,
-            concerned,
-            column("reached"),
-            column("linf"),
-            column("l2"),
-            column("queries"),
-            column("gradients"),
-            {name: raised[name] for name in sorted(raised)},
-            {int(p): digests[i] for p, i in zip(places, self.order, strict=True) if digests[i]},
-        )
-
-
-def open_to(goal: str, task: Task, targets: Array) -> Array:
-    """Say which decisions a goal concerns, `(N, D)` bool: those that are not yet as the adversary wants them to be.
-
-    Raises:
-        RecordsError: the goal means nothing to this version.
-
-    >>> open_to("targeted: ill", Task(("well", "ill")), np.array([0, 1])).tolist()
-    [[True], [False]]
-    """
-    kind, _, names = (part.strip() for part in goal.partition(":"))
-    if not task.multilabel and goal == "untargeted":
-        return np.ones((len(targets), 1), dtype=bool)
-    if not task.multilabel and kind == "targeted":
-        return np.asarray(targets[:, None] != task.index(names))
-    if task.multilabel and goal == "against every finding":
-        return np.ones(targets.shape, dtype=bool)
-    if task.multilabel and kind in ("hide", "invent"):
-        chosen = np.isin(np.arange(len(task.classes)), [task.index(name.strip()) for name in names.split(",")])
-        return np.asarray(chosen & (targets == (kind == "hide")))
-    raise RecordsError(
-        f"the goal {goal!r} means nothing to this version of antivenom; read these records with the one that wrote them"
-    )
-
-
 @contextlib.contextmanager
 def _understood(folder: Path) -> Iterator[None]:
     """Turn a document that lacks what it should hold into one sentence."""
@@ -729,41 +505,6 @@ def _understood(folder: Path) -> Iterator[None]:
             f"a document of {folder} was written by another version of antivenom or changed by hand ({error!r}); "
             "read it with that version, or run the audit again into a new folder"
         ) from error
-
-
-def _plan(plan: Sequence[Mapping[str, Any]]) -> tuple[PlanRow, ...]:
-    """The plan's rows, labelled so that rows of one attack, size and goal can be told apart."""
-    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in plan:
-        alike.setdefault((row["attack"], row["threat"], row["epsilon"], row["goal"]), []).append(row)
-    telling: dict[str, list[str]] = {}
-    for (attack, *_), rows in alike.items():
-        traits = [{**row["settings"], "until": row["until"]} for row in rows]
-        for name in sorted({name for trait in traits for name in trait}):
-            if len({json.dumps(trait.get(name)) for trait in traits}) > 1 and name not in telling.setdefault(attack, []):
-                telling[attack].append(name)
-
-    def label(row: Mapping[str, Any]) -> str:
-        traits = {**row["settings"], "until": row["until"]}
-        return " ".join([row["attack"], *(f"{name}={traits.get(name, 'default')}" for name in telling.get(row["attack"], []))])
-
-    return tuple(
-        PlanRow(
-            number, row["attack"], label(row), row["settings"], row["goal"], row["threat"], float(row["epsilon"]), row["until"]
-        )
-        for number, row in enumerate(plan)
-    )
-
-
-def _splits(scans: pa.Table, task: Task) -> dict[str, Split]:
-    found = {}
-    for name in ("val", "test"):
-        part = scans.filter(pc.equal(scans["split"], name))
-        targets = part["target"].combine_chunks().flatten().to_numpy(zero_copy_only=False) if len(part) else np.empty(0)
-        targets = targets.astype(np.int64).reshape((-1, len(task.classes)) if task.multilabel else -1)
-        columns = [np.array(part[column].to_pylist(), dtype=np.str_) for column in ("image", "group", "source")]
-        found[name] = Split(columns[0], targets, columns[1], columns[2])
-    return found
 
 
 def _lead(logits: Array, own: Array) -> Array:

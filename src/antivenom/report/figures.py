@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from antivenom.metrics.intervals import Estimate
-from antivenom.records.audit import PlanRow
+from antivenom.records.plan import PlanRow
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from antivenom.metrics.calibration import probabilities
-from antivenom.records.audit import Audit, PlanRow
+from antivenom.records.audit import Audit
+from antivenom.records.plan import PlanRow
 from antivenom.records.store import Store
 from antivenom.report.words import size
 

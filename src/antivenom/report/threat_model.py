@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from antivenom.records.audit import Audit, PlanRow
+from antivenom.records.audit import Audit
+from antivenom.records.plan import PlanRow
 from antivenom.report import words
 
 WHITE_BOX, BLACK_BOX, TRANSFER = "AML.T0043.000", "AML.T0043.001", "AML.T0043.002"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from antivenom.metrics.intervals import Estimate
-from antivenom.records.audit import PlanRow
+from antivenom.records.plan import PlanRow
 
 NOT_MEASURED = "not measured"
 
@@ -90,15 +90,6 @@ def interval_of_hundred(estimate: Estimate) -> str:
     '79 to 87'
     """
     return f"{math.floor(100 * estimate.low + 0.5)} to {math.floor(100 * estimate.high + 0.5)}"
-
-
-def sample(estimate: Estimate, unit: str) -> str:
-    """What a figure rests on.
-
-    >>> sample(Estimate(0.834, 0.791, 0.87, 500, 312, "Wilson"), "images")
-    'n = 500 images of 312 patients'
-    """
-    return f"n = {estimate.n:,} {unit}" + (f" of {estimate.groups:,} patients" if estimate.groups < estimate.n else "")
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

@@ -13,7 +13,8 @@ from antivenom.errors import RecordsError
 from antivenom.records.audit import Audit
 from antivenom.report import words
 from antivenom.report.figures import Ledger
-from antivenom.report.page import page_of, run_identity
+from antivenom.report.origin import run_identity
+from antivenom.report.page import page_of
 
 
 def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
