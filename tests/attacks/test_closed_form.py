@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from antivenom.attacks import SPENT
+from antivenom.attacks.apgd import apgd
 from antivenom.attacks.bim import bim
 from antivenom.attacks.fgsm import fgsm
 from antivenom.attacks.mim import mim
@@ -28,7 +29,7 @@ def draws():
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])
-@pytest.mark.parametrize("attack", [fgsm, bim, mim, pgd])
+@pytest.mark.parametrize("attack", [fgsm, bim, mim, pgd, apgd])
 def test_succeeds_exactly_where_the_ball_reaches_the_boundary(scene, draws, attack, kind):
     model, x, y = scene
     radius = model.distance(x, kind)

@@ -3,9 +3,8 @@ import math
 
 import pytest
 
-from antivenom.attacks import ATTACKS
 from antivenom.errors import LabelError, SettingsError
-from antivenom.evaluation.protocol import LEVELS, Protocol, Row, read_protocol, standard
+from antivenom.evaluation.protocol import LEVELS, STANDARD, Protocol, Row, read_protocol, standard
 from antivenom.task import Task
 
 CHEST = Task(("normal", "pneumonia"))
@@ -17,7 +16,7 @@ def test_the_standard_plan_has_every_attack_at_every_level_noise_beside_them_and
     plan = standard(CHEST, 64 * 64)
     assert plan[0].attack == "none"
     linf = {(row.attack, row.epsilon) for row in plan if row.threat == "linf" and row.epsilon < 1}
-    assert linf >= {(name, level / 255) for name in ATTACKS for level in LEVELS}
+    assert linf >= {(name, level / 255) for name in STANDARD for level in LEVELS}
     assert len({row.epsilon for row in plan if row.threat == "l2" and row.attack == "pgd"}) == 6
     assert [row.attack for row in plan if row.epsilon == 1] == ["pgd"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from antivenom.attacks.apgd import apgd
 from antivenom.attacks.bim import bim
 from antivenom.attacks.fgsm import fgsm
 from antivenom.attacks.mim import mim
@@ -77,6 +78,14 @@ ATTACKS: dict[str, Attack] = {
     ),
     "pgd": Attack(
         pgd, "PGD", Sees.GRADIENT, BOTH, True, "takes small steps up the model's error, starting from random points nearby"
+    ),
+    "apgd": Attack(
+        apgd,
+        "APGD",
+        Sees.GRADIENT,
+        BOTH,
+        True,
+        "climbs the model's error in large steps first, and halves them when they stop helping",
     ),
     "mim": Attack(
         mim, "MIM", Sees.GRADIENT, BOTH, True, "takes small steps along an average of past directions, which transfers better"

@@ -221,7 +221,7 @@ class GradientClimber:
         if bool((step == self.steps).all()):  # the last points are only looked at
             with torch.no_grad():
                 return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
-        margin, gradient = ascent_direction(problem, point, self.objective)
+        margin, _, gradient = ascent_direction(problem, point, self.objective)
         broken = ~gradient.isfinite().flatten(1).all(1)
         gradient = gradient.nan_to_num(0, 0, 0)
         zero = (gradient == 0).flatten(1).all(1)
@@ -229,17 +229,17 @@ class GradientClimber:
         return Look(point, margin, (following, memory), 1, zero, broken)
 
 
-def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """The goal's margin `(B,)` at a point and the objective's gradient there, of pixels alone; zero where it is detached."""
+def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """The goal's margin `(B,)`, the objective `(B,)` and its gradient by pixels at a point; zero where it is detached."""
     z = point.detach().requires_grad_()
     with torch.enable_grad():
         answer = problem.victim.propose(z)
-        rise = objective(problem.goal, answer).sum()
+        rise = objective(problem.goal, answer)
         if rise.requires_grad:
-            (gradient,) = torch.autograd.grad(rise, z, allow_unused=True)
+            (gradient,) = torch.autograd.grad(rise.sum(), z, allow_unused=True)
         else:
             gradient = None
-    return _margin(problem.goal, answer), torch.zeros_like(point) if gradient is None else gradient
+    return _margin(problem.goal, answer), rise.detach(), torch.zeros_like(point) if gradient is None else gradient
 
 
 def _margin(goal: Goal, answer: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from antivenom.attacks import ATTACKS
 from antivenom.cli.console import out, progress
 from antivenom.cli.data import opened
 from antivenom.cli.device import chosen_device
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import DataError, SettingsError
-from antivenom.evaluation.protocol import Protocol, read_protocol, standard
+from antivenom.evaluation.protocol import STANDARD, Protocol, read_protocol, standard
 from antivenom.evaluation.run import run
 from antivenom.models.classifier import Classifier
 from antivenom.models.foreign import from_import
@@ -68,7 +67,7 @@ class Asked:
         plan = standard(
             data.task,
             data[0].image.numel(),
-            attacks=[name.strip() for name in self.attacks.split(",")] if self.attacks else tuple(ATTACKS),
+            attacks=[name.strip() for name in self.attacks.split(",")] if self.attacks else STANDARD,
             levels=_numbers(self.levels),
             steps=self.steps,
             queries=self.queries,

@@ -156,7 +156,9 @@ def audit(
     split_file: SplitFile = None,
     download: Download = False,
     protocol: Annotated[Path | None, typer.Option("--protocol", help="A JSON file that says all that is run.")] = None,
-    attacks: Annotated[str | None, typer.Option("--attacks", help="Names, parted by commas; all where left out.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option("--attacks", help="Names, parted by commas, instead of the standard ones.")
+    ] = None,
     levels: Annotated[
         str, typer.Option("--levels", help="Linf epsilons in grey levels of 8 bits (1 is 1/255), parted by commas.")
     ] = "0.25,0.5,1,2,4,8",

@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from antivenom.data.chestxray14 import FINDINGS, read_chestxray14
-from antivenom.data.cifar10 import read_cifar10
+from antivenom.data.cifar10 import read_cifar10, read_cifar10_binary
 from antivenom.data.eyepacs import QUESTIONS, read_retinopathy
 from antivenom.data.files import Channels
 from antivenom.data.folder import Label, class_folders, labels_csv
 from antivenom.data.ham10000 import DIAGNOSES, read_ham10000
 from antivenom.data.imageset import ImageSet
 from antivenom.data.medmnist import FLAGS, read_medmnist, read_npz
+from antivenom.data.mnist import read_mnist
 from antivenom.data.reading import Fit, Size
 from antivenom.data.splits import load_split
 from antivenom.data.tables import read_table
@@ -338,6 +339,27 @@ def _cifar10(asked: Request) -> ImageSet:
     )
 
 
+def _mnist_idx(asked: Request) -> ImageSet:
+    return read_mnist(
+        asked.root,
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        cache=asked.options.cache,
+        caveats=asked.row.caveats,
+    )
+
+
+def _cifar10_binary(asked: Request) -> ImageSet:
+    return read_cifar10_binary(
+        asked.root,
+        size=asked.options.size,
+        fit=asked.fit,
+        seed=asked.seed,
+        caveats=asked.row.caveats,
+    )
+
+
 def _chestxray14(asked: Request) -> ImageSet:
     return read_chestxray14(
         asked.root,
@@ -390,6 +412,11 @@ _KERMANY = "Kermany, Zhang, Goldbaum, Labeled OCT and Chest X-Ray Images for Cla
 _HAM = "Tschandl, Rosendahl, Kittler, The HAM10000 dataset, Scientific Data 2018"
 _HAM_SOURCE = "https://doi.org/10.7910/DVN/DBW86T"
 _MEDMNIST = "Yang et al., MedMNIST v2, Scientific Data 2023"
+_LECUN = "LeCun, Cortes, Burges, The MNIST database of handwritten digits 1998"
+_LECUN_SOURCE = "http://yann.lecun.com/exdb/mnist"
+_KRIZHEVSKY = "Krizhevsky, Learning multiple layers of features from tiny images 2009"
+_KRIZHEVSKY_SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_NOT_MEDICAL = "Not medical: for comparison with the literature."
 _LESIONS = (
     "Splits keep lesions apart, not patients, whose ids are not published: one patient may have lesions in several splits."
 )
@@ -540,12 +567,25 @@ _ROWS = (
         "digits",
         _npz,
         "CC BY-SA 3.0",
-        "LeCun, Cortes, Burges, The MNIST database of handwritten digits 1998",
-        "http://yann.lecun.com/exdb/mnist",
+        _LECUN,
+        _LECUN_SOURCE,
         takes=_ARRAYS | {"seed", "classes"},
         folder="mnist",
         marker="mnist.npz",
-        caveats=("Not medical: for comparison with the literature.",),
+        caveats=(_NOT_MEDICAL,),
+    ),
+    DatasetRow(
+        "mnist-idx",
+        "MNIST as published (IDX files), 70,000 images at 28 px",
+        "digits",
+        _mnist_idx,
+        "CC BY-SA 3.0",
+        _LECUN,
+        _LECUN_SOURCE,
+        takes=_ARRAYS | {"seed"},
+        folder="mnist",
+        marker="train-images?idx3-ubyte*",
+        caveats=(_NOT_MEDICAL,),
     ),
     DatasetRow(
         "cifar10",
@@ -553,16 +593,29 @@ _ROWS = (
         "photographs",
         _cifar10,
         "none stated",
-        "Krizhevsky, Learning multiple layers of features from tiny images 2009",
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        _KRIZHEVSKY,
+        _KRIZHEVSKY_SOURCE,
         takes=_ARRAYS | {"seed"},
         folder="cifar10",
         marker="cifar10_jpeg.npz",
         caveats=(
-            "Not medical: for comparison with the literature.",
+            _NOT_MEDICAL,
             "JPEG at about quality 75: published models lose some 11 points on it, and compression is itself a defence, so no "
             "figure compares with lossless CIFAR-10.",
         ),
+    ),
+    DatasetRow(
+        "cifar10-binary",
+        "CIFAR-10 as published (binary version), 60,000 images at 32 px",
+        "photographs",
+        _cifar10_binary,
+        "none stated",
+        _KRIZHEVSKY,
+        _KRIZHEVSKY_SOURCE,
+        takes=_SEEDED,
+        folder="cifar-10-batches-bin",
+        marker="data_batch_1*",  # finds the python version too, which the reader refuses by name
+        caveats=(_NOT_MEDICAL,),
     ),
     DatasetRow(
         "chestxray14",

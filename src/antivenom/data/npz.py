@@ -11,7 +11,10 @@ import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from gzip import BadGzipFile
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -23,7 +26,7 @@ from numpy.lib import format as npy
 from antivenom.errors import DataError
 
 MAX_WHOLE = 2**29  # bytes of a member that is read whole: labels, names
-_PIECE = 2**22
+PIECE = 2**22  # bytes that are unpacked at once
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
 
 
@@ -113,9 +116,10 @@ def stored_array(path: Path, name: str, *, cache: Path | None = None) -> StoredA
             raise DataError(f"{path}: {name} lies in Fortran order, column by column; store it in C order")
         if info.compress_type == zipfile.ZIP_STORED:
             return StoredArray(path, _start(path, info) + header, shape, dtype.str)
-        unpacked = (cache or cache_folder()) / f"{path.stem}-{name}-{_fingerprint(path, info)}.npy"
+        unpacked = (cache or cache_folder()) / f"{path.stem}-{name}-{fingerprint(path, info.CRC)}.npy"
         if not (unpacked.is_file() and unpacked.stat().st_size == info.file_size):
-            _unpack(archive, info, unpacked)
+            with unpacking(f"{path}: {info.filename}", info.file_size, unpacked) as file, archive.open(info) as packed:
+                shutil.copyfileobj(packed, file, PIECE)
         return StoredArray(unpacked, header, shape, dtype.str)
 
 
@@ -123,6 +127,42 @@ def cache_folder() -> Path:
     """Where unpacked arrays are kept: `ANTIVENOM_CACHE`, else `antivenom` below the user's cache folder."""
     own = os.environ.get("ANTIVENOM_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "antivenom"
+
+
+def fingerprint(path: Path, mark: object = "") -> str:
+    """What tells a packed file from another of its name, for what is unpacked of it: 16 hexadecimal digits."""
+    facts = path.stat()
+    return sha256(f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{mark}".encode()).hexdigest()[:16]
+
+
+@contextmanager
+def unpacking(what: str, size: int, target: Path) -> Iterator[IO[bytes]]:
+    """Open a file to unpack `size` bytes to; it takes the name `target` only once the block ends without an error.
+
+    Args:
+        what: is unpacked, for messages.
+        size: in bytes; refused before anything is written where there is no room for it.
+        target: where it is to lie; its folder is made.
+
+    Raises:
+        DataError: no room, or what the block reads is damaged.
+    """
+    part = target.with_suffix(f".{os.getpid()}.part")
+    advice = "free some, or name another folder in ANTIVENOM_CACHE"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        room = shutil.disk_usage(target.parent).free
+        if room < size:
+            raise DataError(f"{what} takes {size:,} bytes unpacked, in {target.parent} {room:,} are free; {advice}")
+        with part.open("wb") as file:
+            yield file
+        part.replace(target)
+    except (EOFError, BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{what} is damaged or truncated ({error})") from error
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); {advice}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -170,30 +210,3 @@ def _start(path: Path, info: zipfile.ZipInfo) -> int:
         file.seek(info.header_offset)
         name_length, extra_length = struct.unpack("<HH", file.read(_LOCAL_HEADER)[26:])
     return info.header_offset + _LOCAL_HEADER + int(name_length) + int(extra_length)
-
-
-def _fingerprint(path: Path, info: zipfile.ZipInfo) -> str:
-    facts = path.stat()
-    return sha256(f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{info.CRC}".encode()).hexdigest()[:16]
-
-
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    """Write a member to `target` in pieces; the file takes its name only once it is complete and its checksum holds."""
-    part = target.with_suffix(f".{os.getpid()}.part")
-    advice = "free some, or name another folder in ANTIVENOM_CACHE"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        room = shutil.disk_usage(target.parent).free
-        if room < info.file_size:
-            raise DataError(
-                f"{target.parent}: unpacking {info.filename} takes {info.file_size:,} bytes, {room:,} are free; {advice}"
-            )
-        with archive.open(info) as packed, part.open("wb") as file:
-            shutil.copyfileobj(packed, file, _PIECE)
-        part.replace(target)
-    except (EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{archive.filename}: {info.filename} is damaged or truncated ({error})") from error
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}); {advice}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from antivenom.threat.objectives import OBJECTIVES
 
 CLEAN = "none"
 LEVELS = (0.25, 0.5, 1, 2, 4, 8)  # epsilons of the default security curve, in grey levels of 8 bits
+STANDARD = ("fgsm", "bim", "pgd", "mim", "square", "noise")
 UNBOUNDED = 1.0  # the whole range of a value: what no model withstands
 
 
@@ -149,14 +150,14 @@ def standard(
     task: Task,
     values: int,
     *,
-    attacks: Sequence[str] = tuple(ATTACKS),
+    attacks: Sequence[str] = STANDARD,
     levels: Sequence[float] = LEVELS,
     steps: int = 40,
     queries: int = 500,
     goal: str | None = None,
     l2: bool = True,
 ) -> tuple[Row, ...]:
-    """The default plan: every attack at every epsilon in Linf, PGD in L2 too, noise beside them, and one unbounded row.
+    """The default plan: the standard attacks at every epsilon in Linf, PGD in L2 too, noise beside them, and one unbounded row.
 
     Multi-label tasks are attacked in all findings at once and to the end of the budget, since no single step wins.
 
@@ -184,6 +185,7 @@ def standard(
         "pgd": {"steps": steps, "step_size": 0.1, "restarts": 1, **soft},
         "bim": {"steps": few, "step_size": 1 / few, **soft},
         "mim": {"steps": few, "step_size": 1 / few, **soft},
+        "apgd": {"steps": steps, "restarts": 1, **soft},
         "fgsm": {**soft},
         "square": {"queries": queries, **soft},
         "noise": {"tries": 1},

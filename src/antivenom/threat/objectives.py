@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from antivenom.threat.goals import Goal
+from antivenom.threat.goals import Findings, Goal
 
 Objective = Callable[[Goal, Tensor], Tensor]
 
@@ -36,4 +37,28 @@ def log_likelihood(goal: Goal, answer: Tensor) -> Tensor:
     return -softplus(-margins).where(margins.isfinite(), 0).sum(1)
 
 
-OBJECTIVES: dict[str, Objective] = {"margin": margin, "log_odds": log_odds, "log_likelihood": log_likelihood}
+def dlr(goal: Goal, answer: Tensor) -> Tensor:
+    """The deciding margin over the spread of the answer: a ratio, which no scale or shift of the logits changes.
+
+    Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML
+    2020, equations 6 and 7. The spread is from the largest logit to the third largest; where a class is targeted, to the mean
+    of the third and fourth. The paper leaves small tasks undefined. Here a target among three classes takes the third; two
+    classes have no spread beside their margin, so the margin itself is climbed; of findings, which do not compete, the spread
+    is the mean distance of the wanted ones from their thresholds.
+    """
+    margins = goal.margins(answer)
+    deciding = margins.amin(1) if goal.every else margins.amax(1)
+    classes = answer.shape[1]
+    if isinstance(goal, Findings):
+        applies = margins.isfinite()
+        spread = margins.abs().where(applies, 0).sum(1) / applies.sum(1)
+    elif classes < 3:
+        return deciding
+    else:
+        top = answer.topk(min(classes, 4)).values
+        low = top[:, 2:4].mean(1) if goal.every else top[:, 2]
+        spread = top[:, 0] - low
+    return deciding / spread.clamp_min(torch.finfo(answer.dtype).tiny)
+
+
+OBJECTIVES: dict[str, Objective] = {"margin": margin, "log_odds": log_odds, "log_likelihood": log_likelihood, "dlr": dlr}
