@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from antivenom.threat.perturbations import Linf, PerturbationSet
+from antivenom.threat.pixels import Pixels
+
+FREE = Pixels(low=-10.0, high=10.0)  # values that may go far, as closed forms do
 
 
 class Plane(nn.Module):
@@ -39,6 +42,15 @@ class Sphere(nn.Module):
     def distance(self, x: Tensor) -> Tensor:
         """Euclidean distance to the surface; `(B,)`."""
         return ((x - self.centre).flatten(1).norm(dim=1) - self.radius).abs()
+
+
+class Affine(nn.Module):
+    """Three classes of three values: the distances to both boundaries are known (DeepFool's own formula, by hand)."""
+
+    W = torch.tensor([[1.0, 2.0, -1.0], [0.0, -1.0, 1.0], [-1.0, 0.5, 2.0]])
+
+    def forward(self, x):
+        return x.flatten(1) @ self.W.T + torch.tensor([0.2, -0.1, 0.0])
 
 
 class Counting(nn.Module):

@@ -14,6 +14,13 @@ from toys import Counting, Plane, small_network
 
 FEW = {"square": {"queries": 200}, "noise": {"tries": 100}}
 PAIRS = [(name, kind) for name, row in ATTACKS.items() for kind in (Linf, L2) if kind in row.norms]
+
+
+def own_norm(name):
+    """Linf where the attack takes it."""
+    return Linf if Linf in ATTACKS[name].norms else L2
+
+
 EVERY = pytest.mark.parametrize(("name", "kind"), PAIRS)
 UNTIL = pytest.mark.parametrize("until", [FOOLED, SPENT])
 
@@ -158,7 +165,7 @@ def test_a_model_without_a_gradient_is_flagged(scan, name, kind):
 def test_grey_colour_and_multispectral_images_alike(name, channels):
     model = small_network(channels)
     x = torch.rand(6, channels, 12, 10, generator=torch.Generator().manual_seed(0))
-    result = run(name, model, x, Untargeted(model(x).argmax(1)), Linf(0.3), until=SPENT)
+    result = run(name, model, x, Untargeted(model(x).argmax(1)), own_norm(name)(0.3), until=SPENT)
     assert result.x_adv.shape == x.shape
     assert ((result.x_adv != x).flatten(2).any(2)).all()  # in every channel
 
@@ -173,7 +180,8 @@ def test_findings_are_hidden_and_invented_at_once(name):
 
     x = 0.5 + 0.001 * torch.randn(16, 3, 4, 4, generator=generator)
     goal = Findings(torch.tensor([[1, -1, 0]]).expand(16, 3), threshold=torch.tensor([1.0, -1.0, 0.0]))
-    result = run(name, model, x, goal, Linf(0.5))
+    kind = own_norm(name)
+    result = run(name, model, x, goal, kind(0.5 if kind is Linf else 3.0))
     answer = model(result.x_adv)
     assert not goal.reached(model(x)).any()
     assert result.success.all() if ATTACKS[name].sees is Sees.GRADIENT else result.success.any()
@@ -190,18 +198,17 @@ def test_what_is_not_listed_is_refused(scan, name):
 
 
 BAD = [
-    (lambda m, x, y: (m, 255 * x, Untargeted(y), Linf(0.1)), ImageError, "divide"),
-    (lambda m, x, y: (m, x.where(x > 0, torch.nan), Untargeted(y), Linf(0.1)), ImageError, "finite"),
-    (lambda m, x, y: (m, (255 * x).byte(), Untargeted(y), Linf(0.1)), ImageError, "uint8"),
-    (lambda m, x, y: (m, x[0], Untargeted(y), Linf(0.1)), ImageError, "shape"),
-    (lambda m, x, y: (m, x[:0], Untargeted(y[:0]), Linf(0.1)), ImageError, "no image"),
-    (lambda m, x, y: (m, x, Untargeted(y + 2), Linf(0.1)), LabelError, "0..1"),
-    (lambda m, x, y: (m, x, Untargeted(y[:3]), Linf(0.1)), LabelError, "shape"),
-    (lambda m, x, y: (m.train(), x, Untargeted(y), Linf(0.1)), ModelError, "training mode"),
-    (lambda m, x, y: (lambda z: m(z)[:, 0], x, Untargeted(y), Linf(0.1)), ModelError, "must answer"),
-    (lambda m, x, y: (m, x, Untargeted(y), Linf(-0.1)), SettingsError, "epsilon"),
-    (lambda m, x, y: (m, x, Untargeted(y), Linf(float("inf"))), SettingsError, "epsilon"),
-    (lambda m, x, y: (m, x, Untargeted(y), Linf(0.5 / 255, Pixels(grid=1 / 255))), SettingsError, "grid"),
+    (lambda m, x, y, k: (m, 255 * x, Untargeted(y), k(0.1)), ImageError, "divide"),
+    (lambda m, x, y, k: (m, x.where(x > 0, torch.nan), Untargeted(y), k(0.1)), ImageError, "finite"),
+    (lambda m, x, y, k: (m, (255 * x).byte(), Untargeted(y), k(0.1)), ImageError, "uint8"),
+    (lambda m, x, y, k: (m, x[0], Untargeted(y), k(0.1)), ImageError, "shape"),
+    (lambda m, x, y, k: (m, x[:0], Untargeted(y[:0]), k(0.1)), ImageError, "no image"),
+    (lambda m, x, y, k: (m, x, Untargeted(y + 2), k(0.1)), LabelError, "0..1"),
+    (lambda m, x, y, k: (m, x, Untargeted(y[:3]), k(0.1)), LabelError, "shape"),
+    (lambda m, x, y, k: (m.train(), x, Untargeted(y), k(0.1)), ModelError, "training mode"),
+    (lambda m, x, y, k: (lambda z: m(z)[:, 0], x, Untargeted(y), k(0.1)), ModelError, "must answer"),
+    (lambda m, x, y, k: (m, x, Untargeted(y), k(-0.1)), SettingsError, "epsilon"),
+    (lambda m, x, y, k: (m, x, Untargeted(y), k(0.5 / 255, Pixels(grid=1 / 255))), SettingsError, "grid"),
 ]
 
 
@@ -212,7 +219,18 @@ def test_the_door_refuses_what_cannot_be_attacked(name, change, error, said):
     x = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     x[0, 0, 0, 0] = 0
     with pytest.raises(error, match=said):
-        run(name, *change(model, x, model(x).argmax(1)))
+        run(name, *change(model, x, model(x).argmax(1), own_norm(name)))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_only_what_looks_for_the_smallest_perturbation_may_go_any_distance(scan, name):
+    model, x, y = scan
+    if ATTACKS[name].nearest:
+        assert run(name, model, x, Untargeted(y), L2(float("inf"))).success.all()
+        return
+    for kind in ATTACKS[name].norms:
+        with pytest.raises(SettingsError, match="epsilon"):
+            run(name, model, x, Untargeted(y), kind(float("inf")))
 
 
 def test_streams_of_other_images_are_refused():

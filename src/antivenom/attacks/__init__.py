@@ -11,6 +11,8 @@ from typing import Any
 
 from antivenom.attacks.apgd import apgd
 from antivenom.attacks.bim import bim
+from antivenom.attacks.ddn import ddn
+from antivenom.attacks.deepfool import deepfool
 from antivenom.attacks.fgsm import fgsm
 from antivenom.attacks.mim import mim
 from antivenom.attacks.noise import noise
@@ -40,6 +42,7 @@ class Attack:
         norms: perturbation sets that it takes.
         iterative: whether it spends a budget of steps or queries.
         summary: what it does, in a sentence for a reader who attacks no models.
+        nearest: whether it looks for the smallest perturbation, so that epsilon only limits what counts and may be infinite.
     """
 
     run: Callable[..., AttackResult]
@@ -48,6 +51,7 @@ class Attack:
     norms: frozenset[type[PerturbationSet]]
     iterative: bool
     summary: str
+    nearest: bool = False
 
     def __call__(self, *args: Any, **settings: Any) -> AttackResult:
         """Run the attack."""
@@ -86,6 +90,24 @@ ATTACKS: dict[str, Attack] = {
         BOTH,
         True,
         "climbs the model's error in large steps first, and halves them when they stop helping",
+    ),
+    "deepfool": Attack(
+        deepfool,
+        "DeepFool",
+        Sees.GRADIENT,
+        BOTH,
+        True,
+        "goes to the nearest boundary of the model as its gradients show it: the least change, not a given one",
+        nearest=True,
+    ),
+    "ddn": Attack(
+        ddn,
+        "DDN",
+        Sees.GRADIENT,
+        frozenset({L2}),
+        True,
+        "walks along the model's boundary towards the image: the least change, not a given one",
+        nearest=True,
     ),
     "mim": Attack(
         mim, "MIM", Sees.GRADIENT, BOTH, True, "takes small steps along an average of past directions, which transfers better"

@@ -18,6 +18,7 @@ from antivenom.attacks.result import AttackResult, Until
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective
 
+Merit = Callable[[Problem, Tensor, Tensor], Tensor]  # points and their margins (B,) to what makes one point better than another
 State = tuple[Tensor, ...]  # what an attack remembers of each image, the batch in front of every tensor
 Move = Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # point, gradient, memory to the next point, memory
 
@@ -51,13 +52,26 @@ class Climber(Protocol):
         ...
 
 
+def highest(problem: Problem, points: Tensor, margin: Tensor) -> Tensor:  # noqa: ARG001 - a ball is all alike
+    """Inside a given ball: the point that meets the goal by most."""
+    return margin
+
+
+def nearest(problem: Problem, points: Tensor, margin: Tensor) -> Tensor:
+    """For the smallest perturbation: of points that fool, the nearest; any of them before one that does not."""
+    size = problem.allowed.size(points - problem.x).to(margin)
+    return torch.where(margin > 0, 1 / size, margin / (1 + margin.abs()) - 1)
+
+
 class Gathered:
     """What is known of every image so far."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, merit: Merit) -> None:
         count, device = len(problem), problem.x.device
+        self._merit_of = merit
         self.x_adv = problem.x.clone()
-        self.margin = torch.full((count,), -torch.inf, device=device)
+        self.merit = torch.full((count,), -torch.inf, device=device)
+        self.margin = self.merit.clone()
         self.queries = torch.zeros(count, dtype=torch.int64, device=device)
         self.gradients = torch.zeros(count, dtype=torch.int64, device=device)
         self.zero = torch.zeros(count, dtype=torch.int64, device=device)
@@ -70,9 +84,10 @@ class Gathered:
             self.queries[images] += 1
         else:
             stored, margin = points, seen
-        better = margin > self.margin[images]  # a NaN is never better
+        merit = self._merit_of(problem, stored, margin)
+        better = merit > self.merit[images]  # a NaN is never better
         chosen = images[better]
-        self.x_adv[chosen], self.margin[chosen] = stored[better], margin[better]
+        self.x_adv[chosen], self.margin[chosen], self.merit[chosen] = stored[better], margin[better], merit[better]
         return margin > 0
 
     def note(self, images: Tensor, look: Look) -> None:
@@ -80,7 +95,7 @@ class Gathered:
         self.queries[images] += 1
         self.gradients[images] += look.gradients
         if look.zero is not None:
-            self.zero[images] += look.zero
+            self.zero[images] += look.zero * look.gradients
         if look.broken is not None:
             self.broken[images] |= look.broken
 
@@ -99,15 +114,16 @@ class _Flight:
     images: Tensor  # (b,) their places in the problem
     step: Tensor
     restart: Tensor
-    height: Tensor  # highest margin of this climb, as the proposer sees it
-    best: Tensor  # the point that had it
+    merit: Tensor  # of the best point of this climb, as the proposer sees it
+    margin: Tensor  # of the same point
+    best: Tensor  # that point
     state: State
 
-    def after(self, look: Look) -> _Flight:
-        higher = look.margin > self.height
-        height = torch.where(higher, look.margin, self.height)
-        best = torch.where(higher.reshape(-1, 1, 1, 1), look.point, self.best)
-        return _Flight(self.images, self.step + 1, self.restart, height, best, look.state)
+    def after(self, look: Look, merit: Tensor) -> _Flight:
+        better = merit > self.merit
+        best = torch.where(better.reshape(-1, 1, 1, 1), look.point, self.best)
+        merit, margin = torch.where(better, merit, self.merit), torch.where(better, look.margin, self.margin)
+        return _Flight(self.images, self.step + 1, self.restart, merit, margin, best, look.state)
 
     def take(self, index: Tensor) -> _Flight:
         return self._each(lambda tensors: tensors[0][index])
@@ -121,22 +137,26 @@ class _Flight:
             change([f.images for f in flights]),
             change([f.step for f in flights]),
             change([f.restart for f in flights]),
-            change([f.height for f in flights]),
+            change([f.merit for f in flights]),
+            change([f.margin for f in flights]),
             change([f.best for f in flights]),
             tuple(change(list(tensors)) for tensors in zip(*(f.state for f in flights), strict=True)),
         )
 
 
-def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until) -> AttackResult:
+def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, merit: Merit = highest) -> AttackResult:
     """Run a climber on every image, `problem.victim.batch` of them at a time.
 
     Args:
         restarts: climbs per image; with `Until.FOOLED` an image that fools the model starts no other.
         until: whether an image leaves at the query that fools the model, confirmed by the judge, or climbs to the end.
+        merit: which of an image's points is kept. Where it is `nearest`, the judge is asked at every nearer point that seems to
+            fool: near the boundary a proposer of lower precision is often wrong.
     """
-    # A plain model whose images need no rounding has judged a point by the time it is queried.
-    own_judge = problem.victim.judge is problem.victim.propose and problem.allowed.pixels.grid is None
-    found, room = Gathered(problem), problem.victim.batch
+    # A plain model has judged a point by the time it is queried, unless the point as stored would be another.
+    as_stored = problem.allowed.pixels.grid is None and (merit is highest or problem.endless)
+    own_judge = problem.victim.judge is problem.victim.propose and as_stored
+    found, room = Gathered(problem, merit), problem.victim.batch
     waiting = torch.arange(len(problem), device=problem.x.device)
     if until is Until.FOOLED:  # an image that is wrong as it stands needs no attack
         waiting = waiting[~_judge_clean(problem, found, room)]
@@ -145,15 +165,17 @@ def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until) ->
     while len(flight.images):
         look = climber.look(part, flight.state, flight.step)
         found.note(flight.images, look)
-        flight = flight.after(look)
+        worth = merit(part, look.point, look.margin)
+        nearer = (look.margin > 0) & (worth > flight.merit) & (merit is nearest)
+        flight = flight.after(look, worth)
         ends = flight.step >= climber.looks
-        asks = ends | ((look.margin > 0) & (until is Until.FOOLED))
+        asks = ends | nearer | ((look.margin > 0) & (until is Until.FOOLED))
         if not bool(asks.any()):
             continue
         leaves = ends.clone()
         index = asks.nonzero()[:, 0]
         fooled = found.judge(
-            part.take(index), flight.images[index], flight.best[index], flight.height[index] if own_judge else None
+            part.take(index), flight.images[index], flight.best[index], flight.margin[index] if own_judge else None
         )
         if until is Until.FOOLED:
             leaves[index] |= fooled
@@ -173,8 +195,8 @@ def _judge_clean(problem: Problem, found: Gathered, room: int) -> Tensor:
 def _take_off(problem: Problem, climber: Climber, images: Tensor, restart: int | Tensor) -> _Flight:
     part, zeros = problem.take(images), torch.zeros_like(images)
     restarts = zeros + restart
-    height = torch.full(images.shape, -torch.inf, dtype=part.x.dtype, device=images.device)
-    return _Flight(images, zeros, restarts, height, part.x.clone(), climber.start(part, restarts))
+    none = torch.full(images.shape, -torch.inf, dtype=part.x.dtype, device=images.device)
+    return _Flight(images, zeros, restarts, none, none, part.x.clone(), climber.start(part, restarts))
 
 
 def _replaced(

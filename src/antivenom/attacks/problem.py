@@ -28,9 +28,18 @@ class Problem:
 
     @staticmethod
     def of(
-        model: Forward | Victim, x: Tensor, goal: Goal, allowed: PerturbationSet, generator: torch.Generator | Draws
+        model: Forward | Victim,
+        x: Tensor,
+        goal: Goal,
+        allowed: PerturbationSet,
+        generator: torch.Generator | Draws,
+        *,
+        endless: bool = False,
     ) -> Problem:
         """Check the arguments and gather them. A `torch.Generator` gives up one seed; images are numbered as they stand.
+
+        Args:
+            endless: whether epsilon may be infinite: for attacks that look for the smallest perturbation themselves.
 
         Raises:
             ImageError: not a floating-point batch `(B, C, H, W)`, not finite, or outside the range of `allowed.pixels`.
@@ -39,7 +48,7 @@ class Problem:
             SettingsError: an epsilon that is negative, infinite or finer than the grid.
         """
         _check_images(x, allowed)
-        _check_set(allowed)
+        _check_set(allowed, endless)
         if isinstance(generator, torch.Generator):
             seed = int(torch.randint(2**62, (), generator=generator))
             generator = Draws.of(seed, torch.arange(len(x)))
@@ -59,6 +68,11 @@ class Problem:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def endless(self) -> bool:
+        """Whether perturbations of any size are allowed."""
+        return bool((torch.as_tensor(self.allowed.epsilon) == math.inf).all())
 
     @torch.no_grad()
     def judged(self, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,9 +94,9 @@ def _check_images(x: Tensor, allowed: PerturbationSet) -> None:
         )
 
 
-def _check_set(allowed: PerturbationSet) -> None:
+def _check_set(allowed: PerturbationSet, endless: bool) -> None:
     epsilon = torch.as_tensor(allowed.epsilon)
-    if not bool(((epsilon >= 0) & (epsilon < math.inf)).all()):
+    if not bool(((epsilon >= 0) & ((epsilon < math.inf) | endless)).all()):
         raise SettingsError(f"epsilon must be finite and not negative, got {allowed.epsilon}")
     grid = allowed.pixels.grid
     if grid is not None and bool(((epsilon > 0) & (epsilon < torch.as_tensor(grid) * (1 - 1e-3))).any()):

@@ -53,6 +53,14 @@ class Pixels:
             delta = delta.mean(1, keepdim=True).expand_as(delta)
         return delta
 
+    def passable(self, direction: Tensor, point: Tensor) -> Tensor:
+        """A direction without those values that already stand at the end of their range which it points to."""
+        low, high = per_image(self.low, point), per_image(self.high, point)
+        blocked = ((point <= low) & (direction < 0)) | ((point >= high) & (direction > 0))
+        if self.tied:
+            blocked = blocked.any(1, keepdim=True)
+        return direction.masked_fill(blocked, 0)
+
     def clip(self, delta: Tensor, x: Tensor) -> Tensor:
         """Keep `x + delta` in range. Every value moves towards 0, so the result leaves no ball that `delta` was in."""
         low, high = (per_image(self.low, x) - x).clamp_max(0), (per_image(self.high, x) - x).clamp_min(0)

@@ -1,0 +1,113 @@
+"""DeepFool: steps to the nearest boundary of the linearised model, until one is crossed.
+
+Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep neural networks", CVPR 2016,
+https://arxiv.org/abs/1511.04599
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from antivenom.attacks.ascent import Look, State, climb, nearest
+from antivenom.attacks.problem import Problem
+from antivenom.attacks.result import FOOLED, AttackResult, Until
+from antivenom.models.execution import Forward, Victim
+from antivenom.randomness import Draws
+from antivenom.threat.goals import Goal
+from antivenom.threat.perturbations import PerturbationSet
+
+BEYOND = 1e-4  # of the step: float32 leaves a point on a boundary now on this side, now on that (the authors' code)
+
+
+def deepfool(
+    model: Forward | Victim,
+    x: Tensor,
+    goal: Goal,
+    allowed: PerturbationSet,
+    *,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    candidates: int = 10,
+    until: Until = FOOLED,
+    generator: torch.Generator | Draws,
+) -> AttackResult:
+    """Go, step by step, to the nearest boundary as the gradients show it, and a little beyond.
+
+    Conditions are those of the goal: for `Untargeted` one for each other class, as in the paper; where all are wanted (a
+    target, findings), each step goes to the farthest of their boundaries.
+
+    Args:
+        model: images `(B, C, H, W)` to logits `(B, A)`, in evaluation mode, or a `Victim`.
+        x: images `(B, C, H, W)` in the range of `allowed.pixels`.
+        goal: what is wanted.
+        allowed: the norm, and the largest perturbation that counts; an infinite epsilon counts any.
+        steps: linearisations at most.
+        overshoot: by what share each step goes beyond the boundary; 0.02 in the paper, 9 in AdvBox's tutorial.
+        candidates: so many conditions, the nearest by margin, are linearised at each step; each costs a backward pass.
+        until: `FOOLED`, as the paper; `SPENT` stays where it has crossed, and only spends.
+        generator: not drawn from; taken so that all attacks are called alike.
+
+    Raises:
+        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
+    """
+    problem = Problem.of(model, x, goal, allowed, generator, endless=True)
+    return climb(problem, _Linearised(steps, overshoot, candidates), restarts=1, until=until, merit=nearest)
+
+
+@dataclass(frozen=True)
+class _Linearised:
+    steps: int
+    overshoot: float
+    candidates: int
+
+    @property
+    def looks(self) -> int:
+        return self.steps + 1
+
+    def start(self, problem: Problem, restart: Tensor) -> State:  # noqa: ARG002 - there is one start
+        return (problem.x.clone(),)
+
+    def look(self, problem: Problem, state: State, step: Tensor) -> Look:
+        (point,) = state
+        if bool((step == self.steps).all()):
+            with torch.no_grad():
+                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
+        margins, slopes, broken = _linearised(problem, point, self.candidates)
+        every = problem.goal.every
+        gain = torch.stack([problem.allowed.dual(slope) for slope in slopes.unbind(1)], 1).clamp_min(1e-12)
+        idle = -math.inf if every else math.inf
+        far = torch.where(margins.isfinite() & ((margins <= 0) | (not every)), -margins / gain, idle)
+        chosen = far.argmax(1) if every else far.abs().argmin(1)
+        images = torch.arange(len(point), device=point.device)
+        slope, length = slopes[images, chosen], far[images, chosen].nan_to_num(0, 0, 0).clamp_min(0)
+        stride = (length * (1 + self.overshoot + BEYOND)).reshape(-1, 1, 1, 1)
+        moved = problem.x + problem.allowed.pixels.clip(point + stride * problem.allowed.steepest(slope) - problem.x, problem.x)
+        margin = margins.amin(1) if every else margins.amax(1)
+        zero = (slope == 0).flatten(1).all(1)
+        return Look(point, margin, (moved,), slopes.shape[1], zero, broken)
+
+
+def _linearised(problem: Problem, point: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The conditions nearest to being met `(B, K)`, their slopes `(B, K, C, H, W)`, and whether one was not finite `(B,)`."""
+    z = point.detach().requires_grad_()
+    with torch.enable_grad():
+        margins = problem.goal.margins(problem.victim.propose(z))
+        idle = -math.inf if not problem.goal.every else math.inf
+        order = margins.detach().where(margins.isfinite(), idle).argsort(1, descending=not problem.goal.every)
+        near = order[:, : max(1, min(candidates, int(margins.isfinite().sum(1).amax())))]
+        found = margins.gather(1, near)
+        columns, broken = [], torch.zeros(len(point), dtype=torch.bool, device=point.device)
+        for k in range(near.shape[1]):
+            slope = None
+            if found.requires_grad:
+                rise = found[:, k].where(found[:, k].isfinite(), 0).sum()
+                (slope,) = torch.autograd.grad(rise, z, retain_graph=k + 1 < near.shape[1], allow_unused=True)
+            slope = torch.zeros_like(point) if slope is None else slope
+            broken |= ~slope.isfinite().flatten(1).all(1)
+            # What stands at the end of its range cannot carry its share of the way: it would never arrive.
+            columns.append(problem.allowed.pixels.passable(slope.nan_to_num(0, 0, 0), point))
+    return found.detach(), torch.stack(columns, 1), broken
