@@ -92,3 +92,12 @@ def test_a_range_of_its_own_is_kept():
     moved = allowed.project(x - 500, x), allowed.project(x + 500, x)
     assert moved[0].amin((1, 2, 3)).tolist() == [-400, 0]
     assert moved[1].amax((1, 2, 3)).tolist() == [600, 150]
+
+
+def test_values_at_the_end_of_their_range_pass_one_way_only():
+    point = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.5]).reshape(1, 1, 1, 5)
+    direction = torch.tensor([-1.0, 2.0, 3.0, -4.0, 5.0]).reshape(1, 1, 1, 5)
+    assert Pixels().passable(direction, point).flatten().tolist() == [0, 2, 0, -4, 5]
+    both = torch.cat([direction, -direction], 1), torch.cat([point, point], 1)
+    assert (Pixels(tied=True).passable(*both)[..., :4] == 0).all()
+    assert (Pixels(tied=True).passable(*both)[..., 4] != 0).all()

@@ -14,6 +14,7 @@ from antivenom.attacks.bim import bim
 from antivenom.attacks.ddn import ddn
 from antivenom.attacks.deepfool import deepfool
 from antivenom.attacks.fgsm import fgsm
+from antivenom.attacks.fmn import fmn
 from antivenom.attacks.mim import mim
 from antivenom.attacks.noise import noise
 from antivenom.attacks.pgd import pgd
@@ -107,6 +108,15 @@ ATTACKS: dict[str, Attack] = {
         frozenset({L2}),
         True,
         "walks along the model's boundary towards the image: the least change, not a given one",
+        nearest=True,
+    ),
+    "fmn": Attack(
+        fmn,
+        "FMN",
+        Sees.GRADIENT,
+        BOTH,
+        True,
+        "climbs inside a ball that it shrinks as far as the model allows: the least change, not a given one",
         nearest=True,
     ),
     "mim": Attack(

@@ -82,12 +82,14 @@ class _Walk:
 
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         point, radius = state
+        shown = problem.as_stored(point)
         if bool((step == self.steps).all()):  # the last points are only looked at
             with torch.no_grad():
-                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
-        met, _, gradient = ascent_direction(problem, point, self.objective)
+                return Look(shown, problem.goal.margin(problem.victim.propose(shown)), state)
+        met, _, gradient = ascent_direction(problem, shown, self.objective)
         broken = ~gradient.isfinite().flatten(1).all(1)
-        gradient = gradient.nan_to_num(0, 0, 0)
+        pixels = problem.allowed.pixels
+        gradient = pixels.passable(pixels.free(gradient.nan_to_num(0, 0, 0)), point)
         zero = (gradient == 0).flatten(1).all(1)
         if self.radius is None:
             radius = torch.where(step == 0, -met / problem.allowed.dual(gradient).clamp_min(TINY), radius)
@@ -98,7 +100,7 @@ class _Walk:
         delta = point + _wide(stride.to(point)) * problem.allowed.steepest(gradient) - problem.x
         delta = delta * _wide(radius / problem.allowed.size(delta).clamp_min(TINY))
         following = problem.x + problem.allowed.pixels.clip(delta, problem.x)
-        return Look(point, met, (following, radius), 1, zero, broken)
+        return Look(shown, met, (following, radius), 1, zero, broken)
 
 
 def _wide(value: Tensor) -> Tensor:

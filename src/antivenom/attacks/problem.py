@@ -69,6 +69,14 @@ class Problem:
     def __len__(self) -> int:
         return len(self.x)
 
+    def as_stored(self, point: Tensor) -> Tensor:
+        """The point on the grid of stored images, where there is one.
+
+        An attack that walks along the boundary looks here and moves the unrounded point: otherwise the walk ends where
+        rounding, which leads back towards the image, takes every success away.
+        """
+        return point if self.allowed.pixels.grid is None else self.allowed.realise(point, self.x)
+
     @property
     def endless(self) -> bool:
         """Whether perturbations of any size are allowed."""
