@@ -12,7 +12,7 @@ from antivenom.threat.perturbations import L2, Linf
 from antivenom.threat.pixels import Pixels
 from toys import Counting, Plane, small_network
 
-FEW = {"square": {"queries": 200}, "noise": {"tries": 100}}
+FEW = {"cw": {"steps": 60, "searches": 4, "constant": 10.0}, "square": {"queries": 200}, "noise": {"tries": 100}}
 PAIRS = [(name, kind) for name, row in ATTACKS.items() for kind in (Linf, L2) if kind in row.norms]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from antivenom.attacks.apgd import apgd
 from antivenom.attacks.bim import bim
+from antivenom.attacks.carlini_wagner import carlini_wagner
 from antivenom.attacks.ddn import ddn
 from antivenom.attacks.deepfool import deepfool
 from antivenom.attacks.fgsm import fgsm
@@ -99,6 +100,15 @@ ATTACKS: dict[str, Attack] = {
         BOTH,
         True,
         "goes to the nearest boundary of the model as its gradients show it: the least change, not a given one",
+        nearest=True,
+    ),
+    "cw": Attack(
+        carlini_wagner,
+        "C&W",
+        Sees.GRADIENT,
+        frozenset({L2}),
+        True,
+        "weighs the size of the change against the model's error, and searches for the weight: the least change",
         nearest=True,
     ),
     "ddn": Attack(
