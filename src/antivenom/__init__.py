@@ -14,8 +14,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from antivenom.attacks import ATTACKS, FOOLED, SPENT, AttackResult
+    from antivenom.attacks.apgd import apgd
     from antivenom.attacks.bim import bim
+    from antivenom.attacks.carlini_wagner import carlini_wagner
+    from antivenom.attacks.ddn import ddn
+    from antivenom.attacks.deepfool import deepfool
     from antivenom.attacks.fgsm import fgsm
+    from antivenom.attacks.fmn import fmn
     from antivenom.attacks.mim import mim
     from antivenom.attacks.noise import noise
     from antivenom.attacks.pgd import pgd
@@ -42,8 +47,13 @@ _HOMES = {
     "FOOLED": "attacks",
     "SPENT": "attacks",
     "AttackResult": "attacks",
+    "apgd": "attacks.apgd",
     "bim": "attacks.bim",
+    "carlini_wagner": "attacks.carlini_wagner",
+    "ddn": "attacks.ddn",
+    "deepfool": "attacks.deepfool",
     "fgsm": "attacks.fgsm",
+    "fmn": "attacks.fmn",
     "mim": "attacks.mim",
     "noise": "attacks.noise",
     "pgd": "attacks.pgd",
