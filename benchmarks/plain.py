@@ -28,7 +28,6 @@ from antivenom.metrics.ranking import auroc_estimate, auroc_per_class
 from antivenom.models.classifier import Classifier
 from antivenom.models.weights import load, read_card
 from antivenom.provenance import machine, versions
-from antivenom.training.losses import StandardLoss
 
 Array = np.ndarray[Any, Any]
 
@@ -76,7 +75,7 @@ def train_plainly(images: ImageSet, epochs: int, seed: int) -> tuple[nn.Module, 
     answers = len(images.task.classes)
     model = timm.create_model("resnet18", in_chans=images.channels, num_classes=answers)
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
-    loss = StandardLoss(images.task.multilabel)
+    loss = nn.BCEWithLogitsLoss() if images.task.multilabel else nn.CrossEntropyLoss()
     best, history, began = copy.deepcopy(model), [], time.monotonic()
     for _ in range(epochs):
         model.train()
@@ -84,7 +83,8 @@ def train_plainly(images: ImageSet, epochs: int, seed: int) -> tuple[nn.Module, 
             x = train.images[some]
             mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
             optimiser.zero_grad()
-            loss(model(torch.where(mirrored, x.flip(-1), x)), train.targets[some]).backward()
+            truth = train.targets[some].float() if images.task.multilabel else train.targets[some]
+            loss(model(torch.where(mirrored, x.flip(-1), x)), truth).backward()
             optimiser.step()
         history.append(validation(logits(model, val.images), val.targets.numpy(), images))
         if history[-1] == max(history):

@@ -15,10 +15,10 @@ def test_cross_entropy_is_the_mean_of_minus_the_log_probability():
     torch.testing.assert_close(StandardLoss(False)(logits, targets), expected)
 
 
-def test_findings_are_judged_one_by_one():
+def test_the_findings_of_an_image_are_judged_one_by_one_and_added():
     logits, targets = torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 0]])
     chances = logits.sigmoid()
-    torch.testing.assert_close(StandardLoss(True)(logits, targets), -(chances[0, 0].log() + (1 - chances[0, 1]).log()) / 2)
+    torch.testing.assert_close(StandardLoss(True)(logits, targets), -(chances[0, 0].log() + (1 - chances[0, 1]).log()))
 
 
 def test_weights_count_a_class_more():
@@ -31,7 +31,7 @@ def test_weights_count_a_class_more():
     plain = StandardLoss(True)
     one, none = torch.tensor([[1, 0]]), torch.tensor([[0, 0]])
     start = torch.zeros(1, 2)
-    torch.testing.assert_close(presence(start, one) - plain(start, one), torch.tensor(4 * math.log(2) / 2))
+    torch.testing.assert_close(presence(start, one) - plain(start, one), torch.tensor(4 * math.log(2)))
     torch.testing.assert_close(presence(start, none), plain(start, none))
 
 

@@ -15,7 +15,10 @@ _LARGEST_WEIGHT = 20.0  # a finding seen in one image of a thousand would otherw
 
 @dataclass(frozen=True)
 class StandardLoss:
-    """Cross-entropy over classes that exclude each other; binary cross-entropy per finding.
+    """Minus the log-likelihood of an image's truth: cross-entropy of classes; of findings, the sum of their binary ones.
+
+    A mean over findings would make every gradient, and with it every learning rate, as many times smaller as there are
+    findings.
 
     Attributes:
         multilabel: which of the two.
@@ -32,13 +35,13 @@ class StandardLoss:
     smoothing: float = 0.0
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of logits `(B, A)` against targets `(B,)` or `(B, A)`, a scalar in float32."""
+        """The mean over images of the loss of logits `(B, A)` against targets `(B,)` or `(B, A)`, a scalar in float32."""
         logits = logits.float()
         weights = None if self.weights is None else self.weights.to(logits.device)
         if not self.multilabel:
             return F.cross_entropy(logits, targets, weight=weights, label_smoothing=self.smoothing)
         soft = targets.float() * (1 - self.smoothing) + self.smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weights)
+        return F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weights, reduction="sum") / len(logits)
 
 
 def class_weights(targets: Tensor, task: Task) -> Tensor:

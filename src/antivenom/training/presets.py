@@ -178,7 +178,7 @@ PRESETS: dict[str, Recipe] = {
             side=224,
             epochs=30,
             batch=32,
-            learning_rate=0.01,
+            learning_rate=0.001,
             weight_decay=1e-4,
             schedule="cosine",
             augmentation=Augmentation(mirror=True),
