@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from antivenom.attacks.deepfool import deepfool
+from antivenom.models.execution import Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Findings, Targeted, Untargeted
 from antivenom.threat.perturbations import L2, Linf
@@ -90,3 +91,17 @@ def test_findings_wanted_at_once_are_all_crossed():
     found = deepfool(model, x, goal, L2(math.inf), generator=Draws.of(0, torch.arange(8)))
     assert found.success.all()
     assert ((model(found.x_adv) > 0) != (model(x) > 0)).all()
+
+
+@pytest.mark.parametrize("goal", [Untargeted(torch.tensor([0])), Targeted(torch.tensor([1]))])
+def test_a_boundary_that_only_the_proposer_sees_is_passed(affine, goal):
+    """A twin whose boundary lies a little nearer claims success too early: the walk goes on until the model agrees."""
+    model, x = affine
+
+    def eager(z):
+        return model(z) + torch.tensor([-0.2, 0.1, 0.1])
+
+    found = deepfool(Victim(model, eager), x, goal, L2(math.inf, FREE), generator=DRAWS)
+    assert found.success.all()
+    honest = deepfool(model, x, goal, L2(math.inf, FREE), generator=DRAWS)
+    assert L2(1.0).size(found.x_adv - x) < 2 * L2(1.0).size(honest.x_adv - x)

@@ -166,7 +166,8 @@ def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, me
         look = climber.look(part, flight.state, flight.step)
         found.note(flight.images, look)
         worth = merit(part, look.point, look.margin)
-        nearer = (look.margin > 0) & (worth > flight.merit) & (merit is nearest)
+        # A nearer success that the proposer claimed and the judge refused must not stand in the way of a farther one.
+        nearer = (look.margin > 0) & (worth > found.merit[flight.images]) & (merit is nearest)
         flight = flight.after(look, worth)
         ends = flight.step >= climber.looks
         asks = ends | nearer | ((look.margin > 0) & (until is Until.FOOLED))
@@ -174,9 +175,9 @@ def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, me
             continue
         leaves = ends.clone()
         index = asks.nonzero()[:, 0]
-        fooled = found.judge(
-            part.take(index), flight.images[index], flight.best[index], flight.margin[index] if own_judge else None
-        )
+        point = torch.where(nearer.reshape(-1, 1, 1, 1), look.point, flight.best)[index]
+        seen = torch.where(nearer, look.margin, flight.margin)[index] if own_judge else None
+        fooled = found.judge(part.take(index), flight.images[index], point, seen)
         if until is Until.FOOLED:
             leaves[index] |= fooled
         again = ends & (flight.restart + 1 < restarts)

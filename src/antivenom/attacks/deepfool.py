@@ -48,7 +48,7 @@ def deepfool(
         steps: linearisations at most.
         overshoot: by what share each step goes beyond the boundary; 0.02 in the paper, 9 in AdvBox's tutorial.
         candidates: so many conditions, the nearest by margin, are linearised at each step; each costs a backward pass.
-        until: `FOOLED`, as the paper; `SPENT` stays where it has crossed, and only spends.
+        until: `FOOLED`, as the paper; `SPENT` walks on beyond the boundary, and finds nothing nearer.
         generator: not drawn from; taken so that all attacks are called alike.
 
     Raises:
@@ -79,15 +79,16 @@ class _Linearised:
         margins, slopes, broken = _linearised(problem, point, self.candidates)
         every = problem.goal.every
         gain = torch.stack([problem.allowed.dual(slope) for slope in slopes.unbind(1)], 1).clamp_min(1e-12)
-        idle = -math.inf if every else math.inf
-        far = torch.where(margins.isfinite() & ((margins <= 0) | (not every)), -margins / gain, idle)
-        chosen = far.argmax(1) if every else far.abs().argmin(1)
+        # Still here though all is met: the judge disagrees, so the step goes as far again beyond the boundary.
+        far = margins.abs() / gain
+        ahead = far.where(margins <= 0, -far) if every else -far
+        chosen = ahead.where(margins.isfinite(), -math.inf).argmax(1)
         images = torch.arange(len(point), device=point.device)
-        slope, length = slopes[images, chosen], far[images, chosen].nan_to_num(0, 0, 0).clamp_min(0)
+        slope, length = slopes[images, chosen], far[images, chosen].nan_to_num(0, 0, 0)
         stride = (length * (1 + self.overshoot + BEYOND)).reshape(-1, 1, 1, 1)
         moved = problem.x + problem.allowed.pixels.clip(point + stride * problem.allowed.steepest(slope) - problem.x, problem.x)
         margin = margins.amin(1) if every else margins.amax(1)
-        zero = (slope == 0).flatten(1).all(1)
+        zero = (slope == 0).flatten(1).all(1) & (margin <= 0)
         return Look(point, margin, (moved,), slopes.shape[1], zero, broken)
 
 
