@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, ascent_direction, climb, from_a_draw
+from antivenom.attacks.ascent import Look, State, ascent_direction, climb, from_a_draw, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -101,13 +101,10 @@ class _Adaptive:
 
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         point, before, best, height, slope, stride, rises, mark, last, halved = state
-        if bool((step == self.steps).all()):  # the last points are only looked at
-            with torch.no_grad():
-                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
+        if bool((step == self.steps).all()):
+            return only_looked(problem, point, state)
         shown = point
-        margin, rise, gradient = ascent_direction(problem, point, self.objective)
-        broken = ~gradient.isfinite().flatten(1).all(1)
-        gradient = gradient.nan_to_num(0, 0, 0)
+        margin, rise, gradient, broken = ascent_direction(problem, point, self.objective)
         zero = (gradient == 0).flatten(1).all(1)
         rises = rises + (rise > last)
         higher = rise > height
@@ -124,17 +121,13 @@ class _Adaptive:
         rises = torch.where(here, 0, rises)
 
         allowed, x = problem.allowed, problem.x
-        length = _wide(stride * torch.as_tensor(allowed.epsilon).to(stride))
+        length = wide(stride * torch.as_tensor(allowed.epsilon).to(stride))
         stepped = allowed.project(point + length * allowed.steepest(gradient), x)
-        weight = _wide(torch.where(step == 0, 1.0, MOMENTUM).to(point))
+        weight = wide(torch.where(step == 0, 1.0, MOMENTUM).to(point))
         following = allowed.project(point + weight * (stepped - point) + (1 - weight) * (point - before), x)
         state = following, point, best, height, slope, stride, rises, mark, rise, halved
         return Look(shown, margin, state, 1, zero, broken)
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(_wide(chosen), one, other)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.reshape(-1, 1, 1, 1)
+    return torch.where(wide(chosen), one, other)

@@ -6,6 +6,7 @@ makes room for one that waits: so only images that still resist cost anything, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import AttackResult, Until
-from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective
 
 Merit = Callable[[Problem, Tensor, Tensor], Tensor]  # points and their margins (B,) to what makes one point better than another
@@ -241,19 +241,25 @@ class GradientClimber:
 
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         point, memory = state
-        if bool((step == self.steps).all()):  # the last points are only looked at
-            with torch.no_grad():
-                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
-        margin, _, gradient = ascent_direction(problem, point, self.objective)
-        broken = ~gradient.isfinite().flatten(1).all(1)
-        gradient = gradient.nan_to_num(0, 0, 0)
+        if bool((step == self.steps).all()):
+            return only_looked(problem, point, state)
+        margin, _, gradient, broken = ascent_direction(problem, point, self.objective)
         zero = (gradient == 0).flatten(1).all(1)
         following, memory = self.move(problem, point, gradient, memory)
         return Look(point, margin, (following, memory), 1, zero, broken)
 
 
-def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """The goal's margin `(B,)`, the objective `(B,)` and its gradient by pixels at a point; zero where it is detached."""
+def only_looked(problem: Problem, point: Tensor, state: State) -> Look:
+    """The last points of a climb, which nothing follows: no gradient is taken of them."""
+    with torch.no_grad():
+        return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
+
+
+def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The goal's margin `(B,)`, the objective `(B,)`, its gradient by pixels, and whether that was not finite `(B,)`.
+
+    The gradient is zero where it is detached, and in values where it is not finite.
+    """
     z = point.detach().requires_grad_()
     with torch.enable_grad():
         answer = problem.victim.propose(z)
@@ -262,11 +268,19 @@ def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> t
             (gradient,) = torch.autograd.grad(rise.sum(), z, allow_unused=True)
         else:
             gradient = None
-    return _margin(problem.goal, answer), rise.detach(), torch.zeros_like(point) if gradient is None else gradient
+    gradient = torch.zeros_like(point) if gradient is None else gradient
+    broken = ~gradient.isfinite().flatten(1).all(1)
+    return problem.goal.margin(answer.detach()), rise.detach(), gradient.nan_to_num(0, 0, 0), broken
 
 
-def _margin(goal: Goal, answer: Tensor) -> Tensor:
-    return goal.margin(answer.detach())
+def wide(value: Tensor) -> Tensor:
+    """A value per image `(B,)`, shaped to broadcast over images."""
+    return value.reshape(-1, 1, 1, 1)
+
+
+def falling(done: Tensor, last: float) -> Tensor:
+    """From 1 where nothing is done to `last` where all is, along a cosine."""
+    return last + (1 - last) * (1 + (math.pi * done).cos()) / 2
 
 
 def straight(step_size: float) -> Move:

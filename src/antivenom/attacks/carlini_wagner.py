@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, ascent_direction, climb, nearest
+from antivenom.attacks.ascent import Look, State, ascent_direction, climb, nearest, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import SPENT, AttackResult, Until
 from antivenom.errors import SettingsError
@@ -98,14 +98,12 @@ class _Search:
         with torch.enable_grad():
             image = self._image(problem, z)
         shown = problem.as_stored(image.detach())
-        margin, lack, rise = ascent_direction(problem, shown, self._lack)
-        broken = ~rise.isfinite().flatten(1).all(1)
-        rise = rise.nan_to_num(0, 0, 0)
+        margin, lack, rise, broken = ascent_direction(problem, shown, self._lack)
         zero = (lack < 0) & (rise == 0).flatten(1).all(1)
-        (slope,) = torch.autograd.grad(image, z, 2 * (image.detach() - problem.x) - _wide(constant) * rise)
+        (slope,) = torch.autograd.grad(image, z, 2 * (image.detach() - problem.x) - wide(constant) * rise)
         place = step % self.steps
         first, second = FIRST * first + (1 - FIRST) * slope, SECOND * second + (1 - SECOND) * slope.square()
-        count = _wide((place + 1).to(slope))
+        count = wide((place + 1).to(slope))
         moved = (first / (1 - FIRST**count)) / ((second / (1 - SECOND**count)).sqrt() + SMALL)
         variable = self._kept(problem, variable - self.learning_rate * moved)
         hit = hit | (margin > 0)
@@ -115,8 +113,8 @@ class _Search:
         low = torch.where(ends & ~hit, constant.maximum(low), low)
         following = torch.where(high.isfinite(), (low + high) / 2, 10 * constant)
         constant, hit = torch.where(ends, following, constant), hit & ~ends
-        variable = torch.where(_wide(ends), self._at_rest(problem), variable)
-        first, second = (moment.masked_fill(_wide(ends), 0) for moment in (first, second))
+        variable = torch.where(wide(ends), self._at_rest(problem), variable)
+        first, second = (moment.masked_fill(wide(ends), 0) for moment in (first, second))
         state = variable, first, second, constant, low, high, hit
         return Look(shown, margin, state, 1, zero, broken)
 
@@ -144,7 +142,3 @@ class _Search:
     def _range(self, problem: Problem) -> tuple[float | Tensor, float | Tensor]:
         pixels = problem.allowed.pixels
         return per_image(pixels.low, problem.x), per_image(pixels.high, problem.x)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.reshape(-1, 1, 1, 1)

@@ -6,13 +6,12 @@ Adversarial Attacks and Defenses", CVPR 2019, https://arxiv.org/abs/1811.09600
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, ascent_direction, climb, nearest
+from antivenom.attacks.ascent import Look, State, ascent_direction, climb, falling, nearest, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import SPENT, AttackResult, Until
 from antivenom.errors import SettingsError
@@ -83,25 +82,19 @@ class _Walk:
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         point, radius = state
         shown = problem.as_stored(point)
-        if bool((step == self.steps).all()):  # the last points are only looked at
-            with torch.no_grad():
-                return Look(shown, problem.goal.margin(problem.victim.propose(shown)), state)
-        met, _, gradient = ascent_direction(problem, shown, self.objective)
-        broken = ~gradient.isfinite().flatten(1).all(1)
+        if bool((step == self.steps).all()):
+            return only_looked(problem, shown, state)
+        met, _, gradient, broken = ascent_direction(problem, shown, self.objective)
         pixels = problem.allowed.pixels
-        gradient = pixels.passable(pixels.free(gradient.nan_to_num(0, 0, 0)), point)
+        gradient = pixels.passable(pixels.free(gradient), point)
         zero = (gradient == 0).flatten(1).all(1)
         if self.radius is None:
             radius = torch.where(step == 0, -met / problem.allowed.dual(gradient).clamp_min(TINY), radius)
         # At the image itself the radius is still to be tried out.
         factor = torch.where(met > 0, 1 - self.gamma, 1 + self.gamma).where(step > 0, 1)
         radius = (radius * factor).minimum(torch.as_tensor(problem.allowed.epsilon).to(radius))
-        stride = LAST_STRIDE + (1 - LAST_STRIDE) * (1 + (math.pi * step / self.steps).cos()) / 2
-        delta = point + _wide(stride.to(point)) * problem.allowed.steepest(gradient) - problem.x
-        delta = delta * _wide(radius / problem.allowed.size(delta).clamp_min(TINY))
+        stride = falling(step / self.steps, LAST_STRIDE)
+        delta = point + wide(stride.to(point)) * problem.allowed.steepest(gradient) - problem.x
+        delta = delta * wide(radius / problem.allowed.size(delta).clamp_min(TINY))
         following = problem.x + problem.allowed.pixels.clip(delta, problem.x)
         return Look(shown, met, (following, radius), 1, zero, broken)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.reshape(-1, 1, 1, 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, climb, nearest
+from antivenom.attacks.ascent import Look, State, climb, nearest, only_looked
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -47,7 +47,7 @@ def deepfool(
         allowed: the norm, and the largest perturbation that counts; an infinite epsilon counts any.
         steps: linearisations at most.
         overshoot: by what share each step goes beyond the boundary; 0.02 in the paper, 9 in AdvBox's tutorial.
-        candidates: so many conditions, the nearest by margin, are linearised at each step; each costs a backward pass.
+        candidates: so many conditions, those that decide by margin, are linearised at each step; each costs a backward pass.
         until: `FOOLED`, as the paper; `SPENT` walks on beyond the boundary, and finds nothing nearer.
         generator: not drawn from; taken so that all attacks are called alike.
 
@@ -74,8 +74,7 @@ class _Linearised:
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         (point,) = state
         if bool((step == self.steps).all()):
-            with torch.no_grad():
-                return Look(point, problem.goal.margin(problem.victim.propose(point)), state)
+            return only_looked(problem, point, state)
         margins, slopes, broken = _linearised(problem, point, self.candidates)
         every = problem.goal.every
         gain = torch.stack([problem.allowed.dual(slope) for slope in slopes.unbind(1)], 1).clamp_min(1e-12)
@@ -93,7 +92,7 @@ class _Linearised:
 
 
 def _linearised(problem: Problem, point: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The conditions nearest to being met `(B, K)`, their slopes `(B, K, C, H, W)`, and whether one was not finite `(B,)`."""
+    """The conditions that decide `(B, K)`, their slopes `(B, K, C, H, W)`, and whether one was not finite `(B,)`."""
     z = point.detach().requires_grad_()
     with torch.enable_grad():
         margins = problem.goal.margins(problem.victim.propose(z))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, ascent_direction, climb, nearest
+from antivenom.attacks.ascent import Look, State, ascent_direction, climb, falling, nearest, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import SPENT, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -80,28 +80,21 @@ class _Walk:
     def look(self, problem: Problem, state: State, step: Tensor) -> Look:
         point, radius, shortest = state
         shown = problem.as_stored(point)
-        if bool((step == self.steps).all()):  # the last points are only looked at
-            with torch.no_grad():
-                return Look(shown, problem.goal.margin(problem.victim.propose(shown)), state)
-        met, _, gradient = ascent_direction(problem, shown, self.objective)
-        broken = ~gradient.isfinite().flatten(1).all(1)
+        if bool((step == self.steps).all()):
+            return only_looked(problem, shown, state)
+        met, _, gradient, broken = ascent_direction(problem, shown, self.objective)
         pixels = problem.allowed.pixels
-        gradient = pixels.passable(pixels.free(gradient.nan_to_num(0, 0, 0)), point)
+        gradient = pixels.passable(pixels.free(gradient), point)
         zero = (gradient == 0).flatten(1).all(1)
         size, fools, done = problem.allowed.size(shown - problem.x), met > 0, step / self.steps
         shortest = torch.where(fools, size.minimum(shortest), shortest)
-        gamma = self.gamma * _falling(done, LAST_GAMMA)
+        gamma = self.gamma * falling(done, LAST_GAMMA)
         # A little beyond the boundary: exactly on it, rounding decides.
         ahead = size - (1 + self.gamma) * met / problem.allowed.dual(gradient).clamp_min(TINY)
         grown = radius * (1 + gamma)
         grown = torch.where(shortest.isfinite(), grown, grown.maximum(ahead))
         radius = torch.where(fools, (radius * (1 - gamma)).minimum(shortest), grown)
         radius = radius.minimum(torch.as_tensor(problem.allowed.epsilon).to(radius))
-        length = self.stride * _falling(done, LAST_STRIDE) / gradient.flatten(1).norm(dim=1).clamp_min(TINY)
-        following = problem.allowed.within(radius).project(point + length.to(point).reshape(-1, 1, 1, 1) * gradient, problem.x)
+        length = self.stride * falling(done, LAST_STRIDE) / gradient.flatten(1).norm(dim=1).clamp_min(TINY)
+        following = problem.allowed.within(radius).project(point + wide(length.to(point)) * gradient, problem.x)
         return Look(shown, met, (following, radius, shortest), 1, zero, broken)
-
-
-def _falling(done: Tensor, last: float) -> Tensor:
-    """From 1 at the beginning to `last` at the end, along a cosine."""
-    return last + (1 - last) * (1 + (math.pi * done).cos()) / 2

@@ -1,7 +1,7 @@
 """Convolutions on maps of a few pixels, computed as one matrix product.
 
 The CPU libraries under torch are made for large maps: on the 2 x 2 maps in which a ResNet ends at 64 px they run at a tenth of
-the machine's speed, and a third to a half of a training step or of an attack's gradient went there. Gathering the pixels under
+the machine's speed. Nearly half of a training step and a quarter of an attack's gradient went there. Gathering the pixels under
 every tap and multiplying once gives the same answer up to rounding.
 """
 
