@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from antivenom.threat.perturbations import Linf, PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
 from antivenom.threat.pixels import Pixels
+from antivenom.threat.sparse import L0, L1
 
 FREE = Pixels(low=-10.0, high=10.0)  # values that may go far, as closed forms do
 
@@ -23,9 +24,14 @@ class Plane(nn.Module):
         return torch.stack([-z, z], 1)
 
     def distance(self, x: Tensor, kind: type[PerturbationSet]) -> Tensor:
-        """Size of the smallest perturbation that changes the answer, range left aside; `(B,)`."""
-        dual = self.w.abs().sum() if kind is Linf else self.w.norm()
-        return (((x - 0.5).flatten(1) @ self.w).abs() / dual).detach()
+        """Size of the smallest perturbation that changes the answer, range left aside (but in L0); `(B,)`."""
+        margin = ((x - 0.5).flatten(1) @ self.w).detach()
+        if kind is L0:  # the values that bring most, each to the end of its range
+            pull = -self.w.detach() * margin.sign()[:, None]
+            gain = (pull * torch.where(pull > 0, 1 - x.flatten(1), -x.flatten(1))).sort(1, descending=True).values
+            return 1.0 + (gain.cumsum(1) < margin.abs()[:, None]).sum(1)
+        dual = {Linf: self.w.abs().sum(), L2: self.w.norm(), L1: self.w.abs().amax()}[kind]
+        return margin.abs() / dual.detach()
 
 
 class Sphere(nn.Module):

@@ -8,7 +8,7 @@ from antivenom.attacks.apgd import _Adaptive, apgd, checkpoints
 from antivenom.attacks.pgd import pgd
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Untargeted
-from antivenom.threat.objectives import dlr, log_odds
+from antivenom.threat.objectives import dlr, log_odds, margin
 from antivenom.threat.perturbations import L2, Linf
 from toys import small_network
 
@@ -66,3 +66,29 @@ def test_what_was_not_reached_by_the_end_is_not_claimed(network):
     result = apgd(model, x, Untargeted(y), Linf(1e-6), steps=5, generator=draws)
     assert not result.success.any()
     assert (result.gradients == 5).all()
+
+
+def test_climbing_towards_each_class_in_turn_finds_what_climbing_away_does_not():
+    """Against a model with a decoy: the class that comes nearest to the true one never wins, another would."""
+
+    def model(z):
+        far = (z - 0.5).flatten(1)
+        decoy = 0.099 - 0.02 * (far[:, 0] - 0.1).abs()
+        honest = 1.2 * far.mean(1) - 0.05
+        return torch.stack([torch.full_like(decoy, 0.1), decoy, honest], 1)
+
+    x, goal = torch.full((4, 1, 4, 4), 0.5), Untargeted(torch.zeros(4, dtype=torch.long))
+    common = {"steps": 20, "objective": margin, "generator": Draws.of(0, torch.arange(4))}
+    assert not apgd(model, x, goal, Linf(0.2), **common).success.any()
+    found = apgd(model, x, goal, Linf(0.2), targets=9, **common)
+    assert found.success.all()
+    assert (model(found.x_adv).argmax(1) == 2).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 7])
+def test_targets_are_tried_in_turn_and_paid_for(classes):
+    model = small_network(3, classes=classes)
+    x = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    y, draws = model(x).argmax(1), Draws.of(0, torch.arange(8))
+    found = apgd(model, x, Untargeted(y), Linf(1e-6), steps=4, targets=9, objective=dlr, generator=draws)
+    assert (found.gradients == 4 * (classes - 1)).all()  # none falls, so every other class is tried

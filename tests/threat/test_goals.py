@@ -58,3 +58,24 @@ def test_some_images_have_the_same_goal(goal):
     answers = torch.tensor([LOSS, WIN])
     index = torch.tensor([1])
     assert torch.equal(goal.take(index).margin(answers[index]), goal.margin(answers)[index])
+
+
+def test_each_other_class_is_a_way_to_any_of_them():
+    answer = torch.tensor([LOSS, [0.5, 1.0, 2.0]])
+    goal = Untargeted(torch.tensor([0, 2]))
+    ways = goal.aims(answer, 9)
+    assert [way.aim.targets.tolist() for way in ways] == [[1, 1], [2, 0]]
+    assert len(goal.aims(answer, 1)) == 1
+    third = torch.tensor([[0.0, 1.0, 3.0], [3.0, 1.0, 2.0]])
+    assert ways[0].reached(third).tolist() == [True, True]  # success is any class but the true one
+    assert (ways[0].aim.margin(third) < 0).all()  # though another was aimed at
+    ways[0].check(2, 3)
+    assert ways[0].take(torch.tensor([1])).aim.targets.tolist() == [1]
+
+
+def test_where_any_finding_does_each_is_a_way_and_where_all_are_wanted_there_is_one():
+    answer, targets = torch.tensor([[1.0, -0.2, 3.0]]), torch.tensor([[1, 0, 1]])
+    ways = Findings.against(targets, torch.zeros(3), every=False).aims(answer, 2)
+    assert [way.aim.wanted.tolist() for way in ways] == [[[0, 1, 0]], [[-1, 0, 0]]]
+    every = Findings.against(targets, torch.zeros(3))
+    assert every.aims(answer, 9) == [every]

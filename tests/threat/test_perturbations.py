@@ -6,8 +6,10 @@ import torch
 from antivenom.randomness import Draws
 from antivenom.threat.perturbations import L2, Linf
 from antivenom.threat.pixels import Pixels
+from antivenom.threat.sparse import L0, L1
 
-KINDS = [Linf, L2]
+KINDS = [Linf, L2, L1, L0]
+SIZES = {Linf: 0.2, L2: 0.2, L1: 0.2, L0: 9.0}
 
 
 @pytest.fixture
@@ -23,6 +25,7 @@ def draws():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("epsilon", [0.3, 8 / 255, 2.55 / 255, 0.25 / 255])
 def test_a_stored_image_leaves_no_ball(generator, kind, epsilon):
+    epsilon *= 100 if kind is L0 else 1
     x = torch.randint(256, (32, 3, 8, 8), generator=generator) / 255
     allowed = kind(epsilon, Pixels(grid=1 / 255))
     stored = allowed.realise(x + 0.5 * torch.randn(x.shape, generator=generator), x)
@@ -33,7 +36,7 @@ def test_a_stored_image_leaves_no_ball(generator, kind, epsilon):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tied_channels_stay_tied_at_the_edge_of_the_range(generator, kind):
     x = torch.rand(32, 3, 8, 8, generator=generator)  # channels reach the edge at different sizes
-    delta = kind(1.0, Pixels(tied=True)).project(x + torch.randn(x.shape, generator=generator), x) - x
+    delta = kind(30.0 if kind is L0 else 1.0, Pixels(tied=True)).project(x + torch.randn(x.shape, generator=generator), x) - x
     assert delta.abs().amax() > 0.1
     torch.testing.assert_close(delta.amax(1), delta.amin(1))
 
@@ -41,7 +44,7 @@ def test_tied_channels_stay_tied_at_the_edge_of_the_range(generator, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_projecting_twice_is_projecting_once(generator, kind):
     x = torch.rand(32, 3, 8, 8, generator=generator)
-    allowed = kind(0.2, Pixels(region=(x[:, :1] > 0.3).float(), tied=True))
+    allowed = kind(SIZES[kind], Pixels(region=(x[:, :1] > 0.3).float(), tied=True))
     once = allowed.project(x + torch.randn(x.shape, generator=generator), x)
     torch.testing.assert_close(allowed.project(once, x), once)
 
@@ -51,23 +54,23 @@ def test_the_steepest_direction_gains_the_dual_norm(generator, kind):
     gradient = torch.randn(32, 3, 8, 8, generator=generator)
     allowed = kind(1.0, Pixels(region=(gradient[:, :1] > 0).float(), tied=True))
     direction = allowed.steepest(gradient)
-    torch.testing.assert_close(allowed.size(direction), torch.ones(32))
-    torch.testing.assert_close((direction * gradient).flatten(1).sum(1), allowed.dual(gradient))
+    torch.testing.assert_close(allowed.size(direction), torch.full((32,), 3.0 if kind is L0 else 1.0))  # tied: three at once
+    torch.testing.assert_close((direction * gradient).flatten(1).sum(1), allowed.dual(gradient) * allowed.size(direction))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shrinking_never_enlarges_and_leaves_the_inside_alone(generator, kind):
     delta = torch.randn(64, 3, 4, 4, generator=generator) * torch.logspace(-4, 1, 64)[:, None, None, None]
-    ball = kind(0.3)
-    assert (ball.size(ball.shrink(delta)) <= ball.size(delta) * (1 + 1e-6)).all()
-    inside = ball.size(delta) <= 0.3
+    ball = kind(SIZES[kind])
+    assert (ball.size(ball.shrink(delta)) <= ball.size(delta).clamp_max(ball.epsilon) * (1 + 1e-6)).all()
+    inside = ball.size(delta) <= ball.epsilon
     torch.testing.assert_close(ball.shrink(delta)[inside], delta[inside])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_image_may_have_its_own_epsilon(generator, kind):
     x = torch.full((4, 1, 8, 8), 0.5)
-    epsilon = torch.tensor([0.01, 0.02, 0.03, 0.04])
+    epsilon = torch.tensor([0.01, 0.02, 0.03, 0.04]) * (100 if kind is L0 else 1)
     far = x + torch.randn(x.shape, generator=generator)
     together = kind(epsilon).project(far, x)
     for i in range(4):
@@ -79,11 +82,11 @@ def test_every_image_may_have_its_own_epsilon(generator, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_draw_fills_the_ball_and_an_extreme_one_touches_its_surface(draws, kind):
     like = torch.zeros(32, 1, 16, 16)
-    ball = kind(0.2)
+    ball = kind(SIZES[kind])
     inside, surface = ball.size(ball.sample(like, draws)), ball.size(ball.extreme(like, draws))
-    assert (inside <= 0.2 * (1 + 1e-6)).all()
-    assert inside.max() > 0.19
-    torch.testing.assert_close(surface, torch.full((32,), 0.2))
+    assert (inside <= ball.epsilon * (1 + 1e-6)).all()
+    assert inside.max() > 0.95 * ball.epsilon
+    torch.testing.assert_close(surface, torch.full((32,), ball.epsilon))
 
 
 def test_a_range_of_its_own_is_kept():

@@ -23,6 +23,7 @@ from antivenom.attacks.result import FOOLED, SPENT, AttackResult, Until
 from antivenom.attacks.square import square
 from antivenom.errors import SettingsError
 from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.sparse import L0, L1
 
 
 class Sees(Enum):
@@ -73,23 +74,29 @@ class Attack:
         return (match[1], match[2]) if match else ("", "")
 
 
-BOTH = frozenset({Linf, L2})
+BALLS = frozenset({Linf, L2, L1})
+ALL = frozenset({Linf, L2, L1, L0})
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": Attack(
-        fgsm, "FGSM", Sees.GRADIENT, BOTH, False, "moves every pixel once, in the direction that raises the model's error"
+        fgsm,
+        "FGSM",
+        Sees.GRADIENT,
+        frozenset({Linf, L2}),
+        False,
+        "moves every pixel once, in the direction that raises the model's error",
     ),
     "bim": Attack(
-        bim, "BIM", Sees.GRADIENT, BOTH, True, "takes small steps up the model's error, starting from the image itself"
+        bim, "BIM", Sees.GRADIENT, BALLS, True, "takes small steps up the model's error, starting from the image itself"
     ),
     "pgd": Attack(
-        pgd, "PGD", Sees.GRADIENT, BOTH, True, "takes small steps up the model's error, starting from random points nearby"
+        pgd, "PGD", Sees.GRADIENT, BALLS, True, "takes small steps up the model's error, starting from random points nearby"
     ),
     "apgd": Attack(
         apgd,
         "APGD",
         Sees.GRADIENT,
-        BOTH,
+        BALLS,
         True,
         "climbs the model's error in large steps first, and halves them when they stop helping",
     ),
@@ -97,7 +104,7 @@ ATTACKS: dict[str, Attack] = {
         deepfool,
         "DeepFool",
         Sees.GRADIENT,
-        BOTH,
+        frozenset({Linf, L2}),
         True,
         "goes to the nearest boundary of the model as its gradients show it: the least change, not a given one",
         nearest=True,
@@ -124,13 +131,13 @@ ATTACKS: dict[str, Attack] = {
         fmn,
         "FMN",
         Sees.GRADIENT,
-        BOTH,
+        ALL,
         True,
         "climbs inside a ball that it shrinks as far as the model allows: the least change, not a given one",
         nearest=True,
     ),
     "mim": Attack(
-        mim, "MIM", Sees.GRADIENT, BOTH, True, "takes small steps along an average of past directions, which transfers better"
+        mim, "MIM", Sees.GRADIENT, BALLS, True, "takes small steps along an average of past directions, which transfers better"
     ),
     "square": Attack(
         square,
@@ -141,7 +148,7 @@ ATTACKS: dict[str, Attack] = {
         "tries random squares and keeps those that help, seeing scores only",
     ),
     "noise": Attack(
-        noise, "Random noise", Sees.NOTHING, BOTH, False, "adds random noise of the same size without looking at the model"
+        noise, "Random noise", Sees.NOTHING, ALL, False, "adds random noise of the same size without looking at the model"
     ),
 }
 

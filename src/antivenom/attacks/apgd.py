@@ -12,14 +12,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, ascent_direction, climb, from_a_draw, only_looked, wide
+from antivenom.attacks.ascent import Look, State, ascent_direction, climb, climb_each_way, from_a_draw, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, log_odds
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.sparse import L1
 
 FIRST_STRIDE = 2.0  # of epsilon (paper, section 3.2)
 MOMENTUM = 0.75  # weight of the new step against the last one (paper, section 3.1)
@@ -34,6 +35,7 @@ def apgd(
     *,
     steps: int = 100,
     restarts: int = 1,
+    targets: int = 0,
     objective: Objective = log_odds,
     until: Until = FOOLED,
     generator: torch.Generator | Draws,
@@ -49,6 +51,8 @@ def apgd(
         goal, allowed: what is wanted and what is allowed.
         steps: gradients per climb.
         restarts: climbs per image; with `until=FOOLED` an image that fools the model starts no other.
+        targets: 0 climbs away from what is true; more climb towards so many classes (findings, where any does) in turn, the
+            likeliest first, as the paper's targeted form does with 9. Success is any other class all the same.
         objective: what is climbed; the paper's two are `log_odds` (as cross-entropy) and `dlr`.
         until: `FOOLED` or `SPENT`.
         generator: the only source of randomness.
@@ -56,8 +60,11 @@ def apgd(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator)
-    return climb(problem, _Adaptive(steps, objective), restarts=restarts, until=until)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1))
+    climber = _Adaptive(steps, objective)
+    if targets:
+        return climb_each_way(problem, climber, targets, restarts=restarts, until=until).result
+    return climb(problem, climber, restarts=restarts, until=until).result
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -122,7 +129,7 @@ class _Adaptive:
 
         allowed, x = problem.allowed, problem.x
         length = wide(stride * torch.as_tensor(allowed.epsilon).to(stride))
-        stepped = allowed.project(point + length * allowed.steepest(gradient), x)
+        stepped = allowed.project(point + length * allowed.direction(allowed.pixels.passable(gradient, point)), x)
         weight = wide(torch.where(step == 0, 1.0, MOMENTUM).to(point))
         following = allowed.project(point + weight * (stepped - point) + (1 - weight) * (point - before), x)
         state = following, point, best, height, slope, stride, rises, mark, rise, halved

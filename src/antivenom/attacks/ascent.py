@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -68,7 +68,7 @@ class Gathered:
 
     def __init__(self, problem: Problem, merit: Merit) -> None:
         count, device = len(problem), problem.x.device
-        self._merit_of = merit
+        self._merit_of, self._oddities = merit, problem.oddities
         self.x_adv = problem.x.clone()
         self.merit = torch.full((count,), -torch.inf, device=device)
         self.margin = self.merit.clone()
@@ -99,10 +99,13 @@ class Gathered:
         if look.broken is not None:
             self.broken[images] |= look.broken
 
+    @property
     def result(self) -> AttackResult:
+        """What the attack gives back."""
         flags = {
             "zero-gradient": (self.gradients > 0) & (2 * self.zero > self.gradients),
             "non-finite-gradient": self.broken,
+            **{name: torch.full_like(self.broken, odd) for name, odd in self._oddities.items()},
         }
         return AttackResult(self.x_adv, self.margin > 0, self.queries, self.gradients, flags)
 
@@ -144,7 +147,15 @@ class _Flight:
         )
 
 
-def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, merit: Merit = highest) -> AttackResult:
+def climb(
+    problem: Problem,
+    climber: Climber,
+    *,
+    restarts: int,
+    until: Until,
+    merit: Merit = highest,
+    before: Gathered | None = None,
+) -> Gathered:
     """Run a climber on every image, `problem.victim.batch` of them at a time.
 
     Args:
@@ -152,14 +163,15 @@ def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, me
         until: whether an image leaves at the query that fools the model, confirmed by the judge, or climbs to the end.
         merit: which of an image's points is kept. Where it is `nearest`, the judge is asked at every nearer point that seems to
             fool: near the boundary a proposer of lower precision is often wrong.
+        before: what earlier climbs of the same images found, which this one adds to.
     """
     # A plain model has judged a point by the time it is queried, unless the point as stored would be another.
     as_stored = problem.allowed.pixels.grid is None and (merit is highest or problem.endless)
     own_judge = problem.victim.judge is problem.victim.propose and as_stored
-    found, room = Gathered(problem, merit), problem.victim.batch
+    found, room = before or Gathered(problem, merit), problem.victim.batch
     waiting = torch.arange(len(problem), device=problem.x.device)
     if until is Until.FOOLED:  # an image that is wrong as it stands needs no attack
-        waiting = waiting[~_judge_clean(problem, found, room)]
+        waiting = waiting[~(_judge_clean(problem, found, room) if before is None else found.margin > 0)]
     flight, waiting = _take_off(problem, climber, waiting[:room], 0), waiting[room:]
     part = problem.take(flight.images)
     while len(flight.images):
@@ -185,7 +197,21 @@ def climb(problem: Problem, climber: Climber, *, restarts: int, until: Until, me
             again[index] &= ~fooled
         flight, waiting = _replaced(problem, climber, flight, leaves, again, waiting, room)
         part = problem.take(flight.images)
-    return found.result()
+    return found
+
+
+def climb_each_way(
+    problem: Problem, climber: Climber, most: int, *, restarts: int, until: Until, merit: Merit = highest
+) -> Gathered:
+    """Climb towards each of the goal's `most` likeliest ways in turn; where there is but one, that is the goal itself."""
+    found, every = Gathered(problem, merit), torch.arange(len(problem), device=problem.x.device)
+    with torch.no_grad():
+        answer = torch.cat([problem.victim.judge(problem.x[part]) for part in torch.split(every, problem.victim.batch)])
+    found.judge(problem, every, problem.x, problem.goal.margin(answer))
+    found.queries += 1
+    for goal in problem.goal.aims(answer, most):
+        found = climb(replace(problem, goal=goal), climber, restarts=restarts, until=until, merit=merit, before=found)
+    return found
 
 
 def _judge_clean(problem: Problem, found: Gathered, room: int) -> Tensor:
@@ -271,6 +297,30 @@ def ascent_direction(problem: Problem, point: Tensor, objective: Objective) -> t
     gradient = torch.zeros_like(point) if gradient is None else gradient
     broken = ~gradient.isfinite().flatten(1).all(1)
     return problem.goal.margin(answer.detach()), rise.detach(), gradient.nan_to_num(0, 0, 0), broken
+
+
+def linearised(problem: Problem, point: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The goal's margin `(B,)`; of its aim the `candidates` conditions that decide by margin `(B, K)` and their slopes
+    `(B, K, C, H, W)`; and whether one of these was not finite `(B,)`."""
+    z = point.detach().requires_grad_()
+    with torch.enable_grad():
+        answer = problem.victim.propose(z)
+        margins = problem.goal.aim.margins(answer)
+        idle = -math.inf if not problem.goal.aim.every else math.inf
+        order = margins.detach().where(margins.isfinite(), idle).argsort(1, descending=not problem.goal.aim.every)
+        near = order[:, : max(1, min(candidates, int(margins.isfinite().sum(1).amax())))]
+        found = margins.gather(1, near)
+        columns, broken = [], torch.zeros(len(point), dtype=torch.bool, device=point.device)
+        for k in range(near.shape[1]):
+            slope = None
+            if found.requires_grad:
+                rise = found[:, k].where(found[:, k].isfinite(), 0).sum()
+                (slope,) = torch.autograd.grad(rise, z, retain_graph=k + 1 < near.shape[1], allow_unused=True)
+            slope = torch.zeros_like(point) if slope is None else slope
+            broken |= ~slope.isfinite().flatten(1).all(1)
+            # What stands at the end of its range cannot carry its share of the way: it would never arrive.
+            columns.append(problem.allowed.pixels.passable(slope.nan_to_num(0, 0, 0), point))
+    return problem.goal.margin(answer.detach()), found.detach(), torch.stack(columns, 1), broken
 
 
 def wide(value: Tensor) -> Tensor:

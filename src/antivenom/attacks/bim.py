@@ -16,7 +16,8 @@ from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, log_odds
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.sparse import L1
 
 
 def bim(
@@ -47,5 +48,7 @@ def bim(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator)
-    return climb(problem, GradientClimber(steps, from_the_image, straight(step_size), objective), restarts=1, until=until)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1))
+    return climb(
+        problem, GradientClimber(steps, from_the_image, straight(step_size), objective), restarts=1, until=until
+    ).result

@@ -61,15 +61,13 @@ def carlini_wagner(
         generator: not drawn from; taken so that all attacks are called alike.
 
     Raises:
-        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`; also for a norm other than L2.
+        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    if not isinstance(allowed, L2):
-        raise SettingsError(f"carlini_wagner is written for L2, not for {type(allowed).__name__}")
     if box not in ("clipped", "tanh"):
         raise SettingsError(f"box is 'clipped' or 'tanh', got {box!r}")
-    problem = Problem.of(model, x, goal, allowed, generator, endless=True)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(L2,), endless=True)
     search = _Search(steps, searches, constant, learning_rate, confidence, box)
-    return climb(problem, search, restarts=1, until=until, merit=nearest)
+    return climb(problem, search, restarts=1, until=until, merit=nearest).result
 
 
 @dataclass(frozen=True)

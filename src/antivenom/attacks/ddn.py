@@ -14,7 +14,6 @@ from torch import Tensor
 from antivenom.attacks.ascent import Look, State, ascent_direction, climb, falling, nearest, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import SPENT, AttackResult, Until
-from antivenom.errors import SettingsError
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
@@ -55,12 +54,10 @@ def ddn(
         generator: not drawn from; taken so that all attacks are called alike.
 
     Raises:
-        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`; also for a norm other than L2.
+        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    if not isinstance(allowed, L2):
-        raise SettingsError(f"ddn is written for L2, not for {type(allowed).__name__}")
-    problem = Problem.of(model, x, goal, allowed, generator, endless=True)
-    return climb(problem, _Walk(steps, radius, gamma, objective), restarts=1, until=until, merit=nearest)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(L2,), endless=True)
+    return climb(problem, _Walk(steps, radius, gamma, objective), restarts=1, until=until, merit=nearest).result
 
 
 @dataclass(frozen=True)

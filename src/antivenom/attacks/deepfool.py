@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, climb, nearest, only_looked
+from antivenom.attacks.ascent import Look, State, climb, linearised, nearest, only_looked
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
 
 BEYOND = 1e-4  # of the step: float32 leaves a point on a boundary now on this side, now on that (the authors' code)
 
@@ -54,8 +54,8 @@ def deepfool(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator, endless=True)
-    return climb(problem, _Linearised(steps, overshoot, candidates), restarts=1, until=until, merit=nearest)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2), endless=True)
+    return climb(problem, _Linearised(steps, overshoot, candidates), restarts=1, until=until, merit=nearest).result
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class _Linearised:
         (point,) = state
         if bool((step == self.steps).all()):
             return only_looked(problem, point, state)
-        margins, slopes, broken = _linearised(problem, point, self.candidates)
-        every = problem.goal.every
+        met, margins, slopes, broken = linearised(problem, point, self.candidates)
+        every = problem.goal.aim.every
         gain = torch.stack([problem.allowed.dual(slope) for slope in slopes.unbind(1)], 1).clamp_min(1e-12)
         # Still here though all is met: the judge disagrees, so the step goes as far again beyond the boundary.
         far = margins.abs() / gain
@@ -86,28 +86,5 @@ class _Linearised:
         slope, length = slopes[images, chosen], far[images, chosen].nan_to_num(0, 0, 0)
         stride = (length * (1 + self.overshoot + BEYOND)).reshape(-1, 1, 1, 1)
         moved = problem.x + problem.allowed.pixels.clip(point + stride * problem.allowed.steepest(slope) - problem.x, problem.x)
-        margin = margins.amin(1) if every else margins.amax(1)
-        zero = (slope == 0).flatten(1).all(1) & (margin <= 0)
-        return Look(point, margin, (moved,), slopes.shape[1], zero, broken)
-
-
-def _linearised(problem: Problem, point: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The conditions that decide `(B, K)`, their slopes `(B, K, C, H, W)`, and whether one was not finite `(B,)`."""
-    z = point.detach().requires_grad_()
-    with torch.enable_grad():
-        margins = problem.goal.margins(problem.victim.propose(z))
-        idle = -math.inf if not problem.goal.every else math.inf
-        order = margins.detach().where(margins.isfinite(), idle).argsort(1, descending=not problem.goal.every)
-        near = order[:, : max(1, min(candidates, int(margins.isfinite().sum(1).amax())))]
-        found = margins.gather(1, near)
-        columns, broken = [], torch.zeros(len(point), dtype=torch.bool, device=point.device)
-        for k in range(near.shape[1]):
-            slope = None
-            if found.requires_grad:
-                rise = found[:, k].where(found[:, k].isfinite(), 0).sum()
-                (slope,) = torch.autograd.grad(rise, z, retain_graph=k + 1 < near.shape[1], allow_unused=True)
-            slope = torch.zeros_like(point) if slope is None else slope
-            broken |= ~slope.isfinite().flatten(1).all(1)
-            # What stands at the end of its range cannot carry its share of the way: it would never arrive.
-            columns.append(problem.allowed.pixels.passable(slope.nan_to_num(0, 0, 0), point))
-    return found.detach(), torch.stack(columns, 1), broken
+        zero = (slope == 0).flatten(1).all(1) & (met <= 0)
+        return Look(point, met, (moved,), slopes.shape[1], zero, broken)

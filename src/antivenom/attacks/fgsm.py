@@ -15,7 +15,7 @@ from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, log_odds
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
 
 
 def fgsm(
@@ -51,5 +51,5 @@ def fgsm(
     >>> bool(result.success), result.x_adv.flatten().tolist()
     (True, [0.4000000059604645, 0.30000001192092896])
     """
-    problem = Problem.of(model, x, goal, allowed, generator)
-    return climb(problem, GradientClimber(1, from_the_image, straight(1.0), objective), restarts=1, until=until)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2))
+    return climb(problem, GradientClimber(1, from_the_image, straight(1.0), objective), restarts=1, until=until).result

@@ -19,7 +19,8 @@ from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, margin
-from antivenom.threat.perturbations import TINY, PerturbationSet
+from antivenom.threat.perturbations import L2, TINY, Linf, PerturbationSet
+from antivenom.threat.sparse import L0, L1
 
 LAST_STRIDE, LAST_GAMMA = 0.01, 0.02  # of the first ones, where the cosines end (the authors' code)
 
@@ -56,8 +57,8 @@ def fmn(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator, endless=True)
-    return climb(problem, _Walk(steps, stride, gamma, objective), restarts=1, until=until, merit=nearest)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1, L0), endless=True)
+    return climb(problem, _Walk(steps, stride, gamma, objective), restarts=1, until=until, merit=nearest).result
 
 
 @dataclass(frozen=True)

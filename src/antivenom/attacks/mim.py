@@ -16,8 +16,9 @@ from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, log_odds
-from antivenom.threat.perturbations import TINY, PerturbationSet
+from antivenom.threat.perturbations import L2, TINY, Linf, PerturbationSet
 from antivenom.threat.pixels import per_image
+from antivenom.threat.sparse import L1
 
 
 def mim(
@@ -49,7 +50,7 @@ def mim(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1))
 
     def move(part: Problem, z: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         unit = gradient / per_image(gradient.flatten(1).abs().sum(1).clamp_min(TINY), gradient)
@@ -57,4 +58,4 @@ def mim(
         return part.allowed.step(z, momentum, step_size, part.x), momentum
 
     climber = GradientClimber(steps, from_the_image, move, objective, remembers=True)
-    return climb(problem, climber, restarts=1, until=until)
+    return climb(problem, climber, restarts=1, until=until).result

@@ -18,7 +18,8 @@ from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.sparse import L0, L1
 
 
 def noise(
@@ -45,8 +46,8 @@ def noise(
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     given = Victim.of(model)
-    problem = Problem.of(Victim(given.judge, given.judge, given.batch), x, goal, allowed, generator)
-    return climb(problem, _Drawn(tries), restarts=1, until=until)
+    problem = Problem.of(Victim(given.judge, given.judge, given.batch), x, goal, allowed, generator, takes=(Linf, L2, L1, L0))
+    return climb(problem, _Drawn(tries), restarts=1, until=until).result
 
 
 @dataclass(frozen=True)

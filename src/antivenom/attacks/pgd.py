@@ -16,7 +16,8 @@ from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.objectives import Objective, log_odds
-from antivenom.threat.perturbations import PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.sparse import L1
 
 
 def pgd(
@@ -50,6 +51,6 @@ def pgd(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    problem = Problem.of(model, x, goal, allowed, generator)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1))
     begin = from_a_draw if random_start else from_the_image
-    return climb(problem, GradientClimber(steps, begin, straight(step_size), objective), restarts=restarts, until=until)
+    return climb(problem, GradientClimber(steps, begin, straight(step_size), objective), restarts=restarts, until=until).result

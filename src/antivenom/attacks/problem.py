@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,17 +15,27 @@ from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
 from antivenom.threat.perturbations import PerturbationSet
 from antivenom.threat.pixels import per_image
+from antivenom.threat.sparse import L0
+
+PROBED = 2  # images that the door shows the model, each twice
+SATURATED = 17.0  # logits by which a class must lead for softmax in float32 to be 1 and the gradient of cross-entropy 0
+WAVERING = 1e-3  # of the answers' size: far above what rounding can do
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Whom to attack, on what, wanting what, allowed what, with which luck."""
+    """Whom to attack, on what, wanting what, allowed what, with which luck.
+
+    Attributes:
+        oddities: what masks gradients, by name, as the door saw it of the model.
+    """
 
     victim: Victim
     x: Tensor  # (B, C, H, W)
     goal: Goal
     allowed: PerturbationSet
     draws: Draws
+    oddities: Mapping[str, bool]
 
     @staticmethod
     def of(
@@ -34,19 +45,25 @@ class Problem:
         allowed: PerturbationSet,
         generator: torch.Generator | Draws,
         *,
+        takes: tuple[type[PerturbationSet], ...],
         endless: bool = False,
     ) -> Problem:
         """Check the arguments and gather them. A `torch.Generator` gives up one seed; images are numbered as they stand.
 
         Args:
+            takes: the perturbation sets that the attack is written for.
             endless: whether epsilon may be infinite: for attacks that look for the smallest perturbation themselves.
 
         Raises:
             ImageError: not a floating-point batch `(B, C, H, W)`, not finite, or outside the range of `allowed.pixels`.
             LabelError: the goal does not fit the images.
             ModelError: training mode, or an answer that is not `(B, A)`.
-            SettingsError: an epsilon that is negative, infinite or finer than the grid.
+            SettingsError: a perturbation set that the attack does not take, or an epsilon that is negative, infinite or finer
+                than the grid.
         """
+        if not isinstance(allowed, takes):
+            written = " and ".join(kind.__name__ for kind in takes)
+            raise SettingsError(f"this attack is written for {written}, not for {type(allowed).__name__}")
         _check_images(x, allowed)
         _check_set(allowed, endless)
         if isinstance(generator, torch.Generator):
@@ -56,15 +73,16 @@ class Problem:
             raise SettingsError(f"{len(generator)} streams of random numbers for {len(x)} images; give one per image")
         victim = Victim.of(model)
         with torch.no_grad():
-            answer = victim.judge(x[:1])
-        if answer.ndim != 2 or len(answer) != 1:
-            raise ModelError(f"a model must answer (B, A) for B images, got {tuple(answer.shape)} for one")
+            answer, again = victim.judge(x[:PROBED]), victim.judge(x[:PROBED])
+        if answer.ndim != 2 or len(answer) != len(x[:PROBED]):
+            raise ModelError(f"a model must answer (B, A) for B images, got {tuple(answer.shape)} for {len(x[:PROBED])}")
         goal.check(len(x), answer.shape[1])
-        return Problem(victim, x.detach(), goal.to(x.device), allowed, generator)
+        return Problem(victim, x.detach(), goal.to(x.device), allowed, generator, _oddities(answer, again))
 
     def take(self, index: Tensor) -> Problem:
         """The same problem for some of the images."""
-        return Problem(self.victim, self.x[index], self.goal.take(index), self.allowed.take(index), self.draws.take(index))
+        goal, allowed, draws = self.goal.take(index), self.allowed.take(index), self.draws.take(index)
+        return replace(self, x=self.x[index], goal=goal, allowed=allowed, draws=draws)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -89,6 +107,18 @@ class Problem:
         return stored, self.goal.margin(self.victim.judge(stored))
 
 
+def _oddities(answer: Tensor, again: Tensor) -> dict[str, bool]:
+    """What an attack on gradients or scores may founder on, from two answers to the same images."""
+    scale = answer.abs().amax().clamp_min(1e-6)
+    shares = bool(((answer >= 0) & (answer <= 1)).all() and ((answer.sum(1) - 1).abs() < 1e-3).all())
+    top = answer.topk(min(2, answer.shape[1])).values
+    return {
+        "random-answers": bool((answer - again).abs().amax() > WAVERING * scale),
+        "probabilities": shares and answer.shape[1] > 1,
+        "saturated": bool((top[:, 0] - top[:, -1] > SATURATED).all()),
+    }
+
+
 def _check_images(x: Tensor, allowed: PerturbationSet) -> None:
     if x.ndim != 4 or not x.is_floating_point():
         raise ImageError(f"images must be floating point of shape (B, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
@@ -106,7 +136,7 @@ def _check_set(allowed: PerturbationSet, endless: bool) -> None:
     epsilon = torch.as_tensor(allowed.epsilon)
     if not bool(((epsilon >= 0) & ((epsilon < math.inf) | endless)).all()):
         raise SettingsError(f"epsilon must be finite and not negative, got {allowed.epsilon}")
-    grid = allowed.pixels.grid
+    grid = None if isinstance(allowed, L0) else allowed.pixels.grid  # L0 counts values
     if grid is not None and bool(((epsilon > 0) & (epsilon < torch.as_tensor(grid) * (1 - 1e-3))).any()):
         raise SettingsError(
             f"no stored image lies within epsilon {allowed.epsilon} of another on a grid of {grid}: "

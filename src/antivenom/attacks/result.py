@@ -28,8 +28,11 @@ class AttackResult:
         success: `(B,)` bool: the goal is met by the caller's model on `x_adv`.
         queries: `(B,)` int64 forward passes spent on the image, judgements included.
         gradients: `(B,)` int64 backward passes.
-        flags: by name, `(B,)` bool: `zero-gradient` where most gradients of an image were zero in every value,
-            `non-finite-gradient` where one held a NaN or an infinity.
+        flags: by name, `(B,)` bool, what masks gradients. Of each image: `zero-gradient` where most gradients were zero in
+            every value (a detached graph, a quantised input), `non-finite-gradient` where one held a NaN or an infinity. Of
+            the model, for all images alike: `random-answers` where it answers the same image twice differently, `probabilities`
+            where its answers are shares that add up to 1, `saturated` where its logits are so large that cross-entropy has
+            no gradient in float32. The attacks here climb log-odds, which the last does not touch.
     """
 
     x_adv: Tensor

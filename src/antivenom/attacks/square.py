@@ -51,14 +51,12 @@ def square(
         generator: the only source of randomness.
 
     Raises:
-        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`; also for a norm other than Linf.
+        ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
-    if not isinstance(allowed, Linf):
-        raise SettingsError(f"square is written for Linf, not for {type(allowed).__name__}")
     if queries < 2:
         raise SettingsError(f"square needs at least 2 queries, one of them for the clean image, got {queries}")
-    problem = Problem.of(model, x, goal, allowed, generator)
-    return climb(problem, _Search(queries - 1, share, objective), restarts=1, until=until)
+    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf,))
+    return climb(problem, _Search(queries - 1, share, objective), restarts=1, until=until).result
 
 
 def side(step: Tensor, queries: int, share: float, height: int, width: int) -> Tensor:

@@ -109,6 +109,12 @@ def train(
             "--pretrained", help="'timm' (its own weights, online), 'none', or a .safetensors or .pth file; else the recipe's."
         ),
     ] = None,
+    adversary: Annotated[
+        str | None,
+        typer.Option(
+            "--adversary", help="Train adversarially, at this Linf epsilon, such as 2/255 (PGD; three gradients an image)."
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -126,8 +132,16 @@ def train(
     """
     from antivenom.cli import train as command
 
-    changes = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "architecture": architecture, "side": size}
+    changes: dict[str, object] = {
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "architecture": architecture,
+        "side": size,
+    }
     given = {name: value for name, value in changes.items() if value is not None}
+    if adversary is not None:
+        given["adversary"] = {"epsilon": adversary}
     command.train(
         data,
         root,

@@ -14,7 +14,7 @@ from antivenom.attacks import ATTACKS, Sees, attack
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import SettingsError
 from antivenom.task import Task
-from antivenom.threat.card import EVERY_FINDING, UNTARGETED, goal_for, perturbation_set
+from antivenom.threat.card import EVERY_FINDING, UNTARGETED, goal_for, number, perturbation_set
 from antivenom.threat.objectives import OBJECTIVES
 
 CLEAN = "none"
@@ -26,22 +26,6 @@ UNBOUNDED = 1.0  # the whole range of a value: what no model withstands
 def default_goal(task: Task) -> str:
     """What an adversary of this task wants where nothing else is said."""
     return EVERY_FINDING if task.multilabel else UNTARGETED
-
-
-def number(value: Any) -> float:
-    """A number, or a fraction written as text, such as '8/255'.
-
-    Raises:
-        ValueError: it is neither.
-
-    >>> number("8/255") == 8 / 255, number("0.5/255") == 0.5 / 255
-    (True, True)
-    """
-    above, _, below = str(value).partition("/")
-    try:
-        return float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"write a number or a fraction such as '8/255', not {value!r}") from None
 
 
 class Frozen(BaseModel):

@@ -1,12 +1,13 @@
 """A threat model in words, as protocols, records and reports write it, and what the words mean.
 
-threat    `linf` or `l2`, then any of `tied channels` and `grid 1/255`, parted by commas
+threat    `linf`, `l2`, `l1` or `l0`, then any of `tied channels` and `grid 1/255`, parted by commas
 goal      `untargeted`, `targeted: CLASS`, `against every finding`, `hide: FINDING, ...`, `invent: FINDING, ...`
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,29 @@ from torch import Tensor
 from antivenom.errors import SettingsError
 from antivenom.task import Task
 from antivenom.threat.goals import Findings, Goal, Targeted, Untargeted
-from antivenom.threat.perturbations import NORMS, PerturbationSet
+from antivenom.threat.perturbations import L2, Linf, PerturbationSet
 from antivenom.threat.pixels import Pixels
+from antivenom.threat.sparse import L0, L1
+
+NORMS: dict[str, type[PerturbationSet]] = {kind.name: kind for kind in (Linf, L2, L1, L0)}
 
 UNTARGETED, EVERY_FINDING = "untargeted", "against every finding"
+
+
+def number(value: Any) -> float:
+    """A number, or a fraction written as text, such as '8/255'.
+
+    Raises:
+        ValueError: it is neither.
+
+    >>> number("8/255") == 8 / 255, number("0.5/255") == 0.5 / 255
+    (True, True)
+    """
+    above, _, below = str(value).partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"write a number or a fraction such as '8/255', not {value!r}") from None
 
 
 def perturbation_set(threat: str, epsilon: float) -> PerturbationSet:

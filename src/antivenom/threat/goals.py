@@ -41,6 +41,15 @@ class Goal(ABC):
     def to(self, device: torch.device) -> Goal:
         """The same goal with its tensors on a device."""
 
+    @property
+    def aim(self) -> Goal:
+        """What is climbed: the goal itself, or one way to it."""
+        return self
+
+    def aims(self, answer: Tensor, most: int) -> list[Goal]:  # noqa: ARG002 - where all conditions are needed, there is one way
+        """At most so many single ways to the goal, the likeliest by a first `answer` `(B, A)` first."""
+        return [self]
+
     def margin(self, answer: Tensor) -> Tensor:
         """How far the goal is met; `(B, A)` to `(B,)`."""
         margins = self.margins(answer)
@@ -61,6 +70,11 @@ class Untargeted(Goal):
     def margins(self, answer: Tensor) -> Tensor:
         own = self.labels[:, None]
         return (answer - answer.gather(1, own)).scatter(1, own, -math.inf)
+
+    def aims(self, answer: Tensor, most: int) -> list[Goal]:
+        """Each of the other classes as a target."""
+        others = self.margins(answer).nan_to_num(-math.inf).argsort(1, descending=True)[:, : min(most, answer.shape[1] - 1)]
+        return [Aimed(self, Targeted(target)) for target in others.unbind(1)]
 
     def take(self, index: Tensor) -> Untargeted:
         return Untargeted(self.labels[index])
@@ -112,6 +126,15 @@ class Findings(Goal):
         """Every finding (or, with `every=False`, any one) decided wrongly; `targets` `(B, A)` with 1 present, 0 absent."""
         return Findings(1 - 2 * targets, threshold, every)
 
+    def aims(self, answer: Tensor, most: int) -> list[Goal]:
+        """Where any one finding does: each of them alone."""
+        if self.every:
+            return [self]
+        margins = self.margins(answer)
+        ways = margins.argsort(1, descending=True)[:, : max(1, min(most, int(margins.isfinite().sum(1).amin())))]
+        alone = (torch.zeros_like(self.wanted).scatter(1, way, self.wanted.gather(1, way)) for way in ways[:, None].unbind(2))
+        return [Aimed(self, Findings(wanted, self.threshold)) for wanted in alone]
+
     def margins(self, answer: Tensor) -> Tensor:
         idle = math.inf if self.every else -math.inf
         return torch.where(self.wanted == 0, idle, self.wanted * (answer - self.threshold))
@@ -133,6 +156,40 @@ class Findings(Goal):
 
     def to(self, device: torch.device) -> Findings:
         return Findings(self.wanted.to(device), self.threshold.to(device), self.every)
+
+
+@dataclass(frozen=True)
+class Aimed(Goal):
+    """A goal that is climbed by one of the ways to it; success is whatever meets the goal itself.
+
+    Attributes:
+        goal: what is wanted.
+        way: what is climbed.
+    """
+
+    goal: Goal
+    way: Goal
+
+    @property
+    def every(self) -> bool:  # type: ignore[override]
+        return self.goal.every
+
+    @property
+    def aim(self) -> Goal:
+        return self.way
+
+    def margins(self, answer: Tensor) -> Tensor:
+        return self.goal.margins(answer)
+
+    def take(self, index: Tensor) -> Aimed:
+        return Aimed(self.goal.take(index), self.way.take(index))
+
+    def check(self, images: int, answers: int) -> None:
+        self.goal.check(images, answers)
+        self.way.check(images, answers)
+
+    def to(self, device: torch.device) -> Aimed:
+        return Aimed(self.goal.to(device), self.way.to(device))
 
 
 def _check_classes(what: str, classes: Tensor, images: int, answers: int) -> None:

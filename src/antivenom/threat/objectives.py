@@ -1,4 +1,4 @@
-"""Objectives: what a gradient attack climbs. Each is a function of a goal and the model's answer, `(B,)`."""
+"""Objectives: what a gradient attack climbs. Each is a function of a goal, by its aim, and the model's answer, `(B,)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Objective = Callable[[Goal, Tensor], Tensor]
 
 def margin(goal: Goal, answer: Tensor) -> Tensor:
     """The deciding margin alone (Carlini and Wagner 2017, f6)."""
-    return goal.margin(answer)
+    return goal.aim.margin(answer)
 
 
 def log_odds(goal: Goal, answer: Tensor) -> Tensor:
@@ -24,8 +24,8 @@ def log_odds(goal: Goal, answer: Tensor) -> Tensor:
     For a class goal this is the log-odds of success: its gradient points where that of cross-entropy does, but does not
     vanish when the model is sure of itself (with logits times 1000 cross-entropy's is zero for 97 % of images in float32).
     """
-    margins = goal.margins(answer)
-    return -(-margins).logsumexp(1) if goal.every else margins.logsumexp(1)
+    margins = goal.aim.margins(answer)
+    return -(-margins).logsumexp(1) if goal.aim.every else margins.logsumexp(1)
 
 
 def log_likelihood(goal: Goal, answer: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def log_likelihood(goal: Goal, answer: Tensor) -> Tensor:
 
     Where all of many findings are wanted, this goes on gaining on the easy ones, while `log_odds` heeds the hardest.
     """
-    margins = goal.margins(answer)
+    margins = goal.aim.margins(answer)
     return -softplus(-margins).where(margins.isfinite(), 0).sum(1)
 
 
@@ -46,6 +46,7 @@ def dlr(goal: Goal, answer: Tensor) -> Tensor:
     classes have no spread beside their margin, so the margin itself is climbed; of findings, which do not compete, the spread
     is the mean distance of the wanted ones from their thresholds.
     """
+    goal = goal.aim
     margins = goal.margins(answer)
     deciding = margins.amin(1) if goal.every else margins.amax(1)
     classes = answer.shape[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -19,20 +19,42 @@ from antivenom.threat.pixels import Pixels, per_image, some
 
 TINY = 1e-12
 ANYWHERE = Pixels()
+Limit = float | Tensor
 
 
 @dataclass(frozen=True)
-class PerturbationSet(ABC):
-    """All perturbations of at most `epsilon` that `pixels` admit.
+class Capability(ABC):
+    """What the adversary may do to an image, and how far.
 
     Attributes:
-        epsilon: largest size; a number, or `(B,)` where images differ.
+        epsilon: how far; a number, or `(B,)` where images differ.
         pixels: which values may move.
     """
 
     epsilon: float | Tensor
     pixels: Pixels = ANYWHERE
     name: ClassVar[str]
+
+    def take(self, index: Tensor) -> Self:
+        """The same for some of the images."""
+        return replace(self, epsilon=some(self.epsilon, index), pixels=self.pixels.take(index))
+
+    def within(self, epsilon: float | Tensor) -> Self:
+        """The same with another size."""
+        return replace(self, epsilon=epsilon)
+
+    def describe(self) -> str:
+        """Kind and pixels without epsilon, as a record names the threat.
+
+        >>> Linf(0.1, Pixels(grid=1 / 255)).describe()
+        'linf, grid 1/255'
+        """
+        return ", ".join(filter(None, (self.name, self.pixels.describe())))
+
+
+@dataclass(frozen=True)
+class PerturbationSet(Capability):
+    """All perturbations of at most `epsilon` that `pixels` admit: a ball."""
 
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:
@@ -43,12 +65,19 @@ class PerturbationSet(ABC):
         """Dual norm: the most that a linear function can rise per unit of size; `(B, ...)` to `(B,)`."""
 
     @abstractmethod
-    def shrink(self, delta: Tensor) -> Tensor:
-        """Nearest perturbation inside the ball."""
+    def shrink(self, delta: Tensor, low: Limit = -math.inf, high: Limit = math.inf) -> Tensor:
+        """The nearest perturbation inside the ball and between `low` and `high`, which have 0 between them.
+
+        For L2 feasible, and nearest only where the limits do not bind.
+        """
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
         """The admitted direction of unit size along which a linear function rises fastest."""
+
+    @abstractmethod
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The admitted direction of unit size in which a step goes: the steepest, or one near it that moves more values."""
 
     @abstractmethod
     def sample(self, like: Tensor, draws: Draws) -> Tensor:
@@ -58,17 +87,9 @@ class PerturbationSet(ABC):
     def extreme(self, like: Tensor, draws: Draws) -> Tensor:
         """Random perturbation of full size: what the ball allows without looking at the model."""
 
-    def take(self, index: Tensor) -> PerturbationSet:
-        """The same set for some of the images."""
-        return replace(self, epsilon=some(self.epsilon, index), pixels=self.pixels.take(index))
-
-    def within(self, radius: float | Tensor) -> PerturbationSet:
-        """The same set with another size."""
-        return replace(self, epsilon=radius)
-
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """A point of the set near `x_adv`: the nearest one for Linf; for L2 feasible, not nearest at the range's edge."""
-        return x + self.pixels.clip(self.shrink(self.pixels.free(x_adv - x)), x)
+        """The point of the set nearest to `x_adv`, as `shrink` finds it."""
+        return x + self.shrink(self.pixels.free(x_adv - x), *self.pixels.limits(x))
 
     def realise(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The image as it would be stored. Judged on this, climbed without it: rounding inside the loop stops small steps."""
@@ -76,16 +97,8 @@ class PerturbationSet(ABC):
         return projected if self.pixels.grid is None else x + self.pixels.store(projected - x)
 
     def step(self, z: Tensor, gradient: Tensor, stride: float, x: Tensor) -> Tensor:
-        """Move `stride * epsilon` along the steepest direction and come back into the set."""
-        return self.project(z + stride * per_image(self.epsilon, z) * self.steepest(gradient), x)
-
-    def describe(self) -> str:
-        """Norm and pixels without epsilon, as a record names the threat.
-
-        >>> Linf(0.1, Pixels(grid=1 / 255)).describe()
-        'linf, grid 1/255'
-        """
-        return ", ".join(filter(None, (self.name, self.pixels.describe())))
+        """Move `stride * epsilon` along the direction of a step and come back into the set."""
+        return self.project(z + stride * per_image(self.epsilon, z) * self.direction(self.pixels.passable(gradient, z)), x)
 
 
 @dataclass(frozen=True)
@@ -100,12 +113,15 @@ class Linf(PerturbationSet):
     def dual(self, gradient: Tensor) -> Tensor:
         return self.pixels.free(gradient).flatten(1).abs().sum(1)
 
-    def shrink(self, delta: Tensor) -> Tensor:
+    def shrink(self, delta: Tensor, low: Limit = -math.inf, high: Limit = math.inf) -> Tensor:
         epsilon = torch.as_tensor(per_image(self.epsilon, delta)).to(delta)
-        return torch.clamp(delta, -epsilon, epsilon)
+        return torch.clamp(torch.clamp(delta, -epsilon, epsilon), low, high)  # type: ignore[arg-type]
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return self.pixels.free(gradient).sign()
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return self.steepest(gradient)
 
     def sample(self, like: Tensor, draws: Draws) -> Tensor:
         return per_image(self.epsilon, like) * (2 * draws.uniform(*like.shape[1:]).to(like) - 1)
@@ -127,13 +143,16 @@ class L2(PerturbationSet):
     def dual(self, gradient: Tensor) -> Tensor:
         return self.size(self.pixels.free(gradient))
 
-    def shrink(self, delta: Tensor) -> Tensor:
+    def shrink(self, delta: Tensor, low: Limit = -math.inf, high: Limit = math.inf) -> Tensor:
         factor = (self.epsilon / self.size(delta).clamp_min(TINY)).clamp_max(1)
-        return delta * per_image(factor, delta)
+        return torch.clamp(delta * per_image(factor, delta), low, high)  # type: ignore[arg-type]
 
     def steepest(self, gradient: Tensor) -> Tensor:
         free = self.pixels.free(gradient)
         return free / per_image(self.size(free).clamp_min(TINY), free)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return self.steepest(gradient)
 
     def sample(self, like: Tensor, draws: Draws) -> Tensor:
         radius = draws.at(1).uniform().to(like) ** (1 / math.prod(like.shape[1:]))
@@ -141,6 +160,3 @@ class L2(PerturbationSet):
 
     def extreme(self, like: Tensor, draws: Draws) -> Tensor:
         return per_image(self.epsilon, like) * self.steepest(draws.normal(*like.shape[1:]).to(like))
-
-
-NORMS: dict[str, type[PerturbationSet]] = {kind.name: kind for kind in (Linf, L2)}

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+EDGE = 1e-6  # of the range: so near its end a value stands at it, or rounding would decide
+
 
 def per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Shape a value per image `(B,)` to `(B, 1, ..., 1)`, so that it broadcasts over `like`; leave a number as it is."""
@@ -56,17 +58,22 @@ class Pixels:
     def passable(self, direction: Tensor, point: Tensor) -> Tensor:
         """A direction without those values that already stand at the end of their range which it points to."""
         low, high = per_image(self.low, point), per_image(self.high, point)
-        blocked = ((point <= low) & (direction < 0)) | ((point >= high) & (direction > 0))
+        edge = EDGE * (high - low)
+        blocked = ((point <= low + edge) & (direction < 0)) | ((point >= high - edge) & (direction > 0))
         if self.tied:
             blocked = blocked.any(1, keepdim=True)
         return direction.masked_fill(blocked, 0)
 
-    def clip(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Keep `x + delta` in range. Every value moves towards 0, so the result leaves no ball that `delta` was in."""
+    def limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """How far each value can fall (at most 0) and rise (at least 0) in its range."""
         low, high = (per_image(self.low, x) - x).clamp_max(0), (per_image(self.high, x) - x).clamp_min(0)
         if self.tied:  # common bounds, or clipping would untie the channels
             low, high = low.amax(1, keepdim=True), high.amin(1, keepdim=True)
-        return torch.clamp(delta, low, high)
+        return low, high
+
+    def clip(self, delta: Tensor, x: Tensor) -> Tensor:
+        """Keep `x + delta` in range. Every value moves towards 0, so the result leaves no ball that `delta` was in."""
+        return torch.clamp(delta, *self.limits(x))
 
     def store(self, delta: Tensor) -> Tensor:
         """Round to the grid, towards 0: rounding to the nearest value would leave the ball."""

@@ -33,6 +33,7 @@ from antivenom.metrics.classification import balanced_accuracy, decide
 from antivenom.metrics.ranking import auroc_per_class
 from antivenom.models.architectures import ARCHITECTURES
 from antivenom.models.classifier import Classifier
+from antivenom.models.execution import Forward
 from antivenom.models.tensor_files import read_safetensors, write_safetensors
 from antivenom.models.weights import save
 from antivenom.provenance import digest_tensors
@@ -45,7 +46,7 @@ Progress = Callable[[int, int, str], None]  # steps done, steps in all, what sta
 
 EVERY = 30.0  # seconds of work that a kill may cost
 CACHE = 1_000_000_000  # bytes of decoded images kept in memory
-_ORDER, _CHANGE, _DROP = 1, 2, 3  # places of the kinds of draws
+_ORDER, _CHANGE, _DROP, _DISTURB = 1, 2, 3, 4  # places of the kinds of draws
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,10 @@ class _Course:
         rate = recipe.rate(place, self.steps)
         images, targets = self._tensors(samples)
         images = recipe.augmentation.apply(images, draws)
+        if recipe.adversary is not None:
+            done = place / (recipe.epochs * self.steps)
+            model = self._answering(self.classifier.eval())
+            images = recipe.adversary.disturb(model, images, targets, draws.at(_DISTURB), done)
         self.classifier.train()
         with _own_luck(self.seed, place, self.device), self.precision.autocast(self.device):
             loss = self.loss(self.classifier(self.precision.laid_out(images)), targets)
@@ -228,18 +233,31 @@ class _Course:
         state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
 
     def _validate(self) -> tuple[float, float]:
-        """Loss and score of the averaged model on the validation images, in float32."""
+        """Loss and score of the averaged model on the validation images, or on what the adversary makes of them, in float32."""
         self.averaged.eval()
-        logits, targets, size = [], [], self.recipe.batch
-        with torch.inference_mode():
-            for start in range(0, len(self.val_set), size):
-                some = torch.arange(start, min(start + size, len(self.val_set)))
-                images, truth = self._tensors(self.shelf.samples(self.val_set, some))
+        logits, targets, size, adversary = [], [], self.recipe.batch, self.recipe.adversary
+        for start in range(0, len(self.val_set), size):
+            some = torch.arange(start, min(start + size, len(self.val_set)))
+            images, truth = self._tensors(self.shelf.samples(self.val_set, some))
+            if adversary is not None:
+                draws = Draws.of(self.seed, image_keys([self.val_set.keys[i] for i in some.tolist()]))
+                images = adversary.try_out(self._answering(self.averaged), images, truth, draws.at(_DISTURB))
+            with torch.inference_mode():
                 logits.append(self.averaged(self.precision.laid_out(images)).float())
-                targets.append(truth)
+            targets.append(truth)
         answers, truth = torch.cat(logits), torch.cat(targets)
         loss = self.plain_loss(answers, truth).item()
         return loss, _score(answers.cpu().numpy(), truth.cpu().numpy(), self.task.multilabel)
+
+    def _answering(self, model: Classifier) -> Forward:
+        """The model as an adversary asks it: in the precision of the training."""
+
+        def answer(images: Tensor) -> Tensor:
+            with self.precision.autocast(self.device):
+                logits: Tensor = model(self.precision.laid_out(images))
+            return logits.float()
+
+        return answer
 
     def _batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Sample], Draws]]:
         """The batches of an epoch after the first `skip`; of nearly equal size, so that none is too small for batch norm."""
@@ -254,12 +272,16 @@ class _Course:
         images = torch.stack([sample.image for sample in samples]).to(self.device, torch.float32)
         return images, torch.stack([sample.target for sample in samples]).to(self.device)
 
+    @property
+    def score_name(self) -> str:
+        return score_name(self.task.multilabel, robust=self.recipe.adversary is not None)
+
     def _standing(self) -> str:
         if not self.state.history:
             return f"epoch 1 of {self.recipe.epochs}"
         last, best = self.state.history[-1], self.state.history[self.state.best]
         now = min(self.state.epoch + 1, self.recipe.epochs)
-        name = score_name(self.task.multilabel)
+        name = self.score_name
         return f"epoch {now} of {self.recipe.epochs}, validation {name} {last['score']:.3f}, best {best['score']:.3f}"
 
     # -- stopping and continuing ---------------------------------------------------------------------------------------
@@ -323,7 +345,7 @@ class _Course:
         self.classifier.load_state_dict(best)
         self.classifier.to(memory_format=torch.contiguous_format)
         self.classifier.eval()
-        name, checkpoint = score_name(self.task.multilabel), self.folder / "model.safetensors"
+        name, checkpoint = self.score_name, self.folder / "model.safetensors"
         history = tuple(Epoch(**values) for values in state.history)
         metrics = {
             "chosen by": name,
@@ -383,9 +405,9 @@ class Shelf:
         return sample
 
 
-def score_name(multilabel: bool) -> str:
+def score_name(multilabel: bool, *, robust: bool = False) -> str:
     """What an epoch is chosen by."""
-    return "mean AUROC" if multilabel else "balanced accuracy"
+    return ("robust " if robust else "") + ("mean AUROC" if multilabel else "balanced accuracy")
 
 
 def _score(logits: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], multilabel: bool) -> float:

@@ -14,6 +14,7 @@ from antivenom.models.architectures import build
 from antivenom.models.classifier import Classifier
 from antivenom.models.presentation import CentreCrop, Presented
 from antivenom.task import Task
+from antivenom.training.adversary import Adversary
 from antivenom.training.augmentation import Augmentation
 
 
@@ -38,6 +39,7 @@ class Recipe(BaseModel):
         label_smoothing: share of the target spread over all classes.
         average: decay per step of a running average of the weights, which is then what is validated and kept. None: no average.
         precision: `auto` measures float32 against bfloat16 once, on the machine at hand.
+        adversary: who disturbs each training image before it is learnt from, and the validation images that choose the epoch.
         notes: what a reader must be told, such as which settings its paper does not state.
     """
 
@@ -63,6 +65,7 @@ class Recipe(BaseModel):
     average: float | None = Field(default=None, gt=0, lt=1)
     augmentation: Augmentation = Augmentation()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    adversary: Adversary | None = None
     notes: tuple[str, ...] = ()
 
     def rate(self, step: int, steps_an_epoch: int) -> float:
