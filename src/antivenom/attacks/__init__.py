@@ -31,6 +31,7 @@ class Sees(Enum):
 
     GRADIENT = "gradient"  # white box
     SCORES = "scores"  # black box, logits or probabilities
+    LABELS = "labels"  # black box, the decision alone
     NOTHING = "nothing"  # a control
 
 

@@ -25,12 +25,13 @@ Move = Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # poi
 
 @dataclass(frozen=True)
 class Look:
-    """One query of the batch: what was shown, how far it met the goal, and what the attack remembers of it."""
+    """One look at the batch: what was shown, how far it met the goal, and what the attack remembers of it."""
 
     point: Tensor  # (B, C, H, W)
     margin: Tensor  # (B,)
     state: State
     gradients: int = 0  # backward passes spent on each image
+    queries: int | Tensor = 1  # forward passes; `(B,)` where images differ
     zero: Tensor | None = None  # (B,) bool: the gradient was zero in every value
     broken: Tensor | None = None  # (B,) bool: the gradient was not finite
 
@@ -92,7 +93,7 @@ class Gathered:
 
     def note(self, images: Tensor, look: Look) -> None:
         """Count what one query cost and what was odd about it."""
-        self.queries[images] += 1
+        self.queries[images] += look.queries
         self.gradients[images] += look.gradients
         if look.zero is not None:
             self.zero[images] += look.zero * look.gradients
