@@ -230,7 +230,7 @@ def test_the_door_refuses_what_cannot_be_attacked(name, change, error, said):
 def test_only_what_looks_for_the_smallest_perturbation_may_go_any_distance(scan, name):
     model, x, y = scan
     if ATTACKS[name].nearest:
-        assert run(name, model, x, Untargeted(y), L2(float("inf"))).success.all()
+        assert run(name, model, x, Untargeted(y), own_norm(name)(float("inf"))).success.all()
         return
     for kind in ATTACKS[name].norms:
         with pytest.raises(SettingsError, match="epsilon"):

@@ -14,6 +14,7 @@ from antivenom.attacks.bim import bim
 from antivenom.attacks.carlini_wagner import carlini_wagner
 from antivenom.attacks.ddn import ddn
 from antivenom.attacks.deepfool import deepfool
+from antivenom.attacks.escalating_fgsm import escalating_fgsm
 from antivenom.attacks.fgsm import fgsm
 from antivenom.attacks.fmn import fmn
 from antivenom.attacks.mim import mim
@@ -86,6 +87,15 @@ ATTACKS: dict[str, Attack] = {
         frozenset({Linf, L2}),
         False,
         "moves every pixel once, in the direction that raises the model's error",
+    ),
+    "escalating_fgsm": Attack(
+        escalating_fgsm,
+        "FGSM, escalating",
+        Sees.GRADIENT,
+        frozenset({Linf}),
+        True,
+        "takes full steps of one size after another until the model is fooled, as AdvBox's FGSM does",
+        nearest=True,
     ),
     "bim": Attack(
         bim, "BIM", Sees.GRADIENT, BALLS, True, "takes small steps up the model's error, starting from the image itself"

@@ -31,9 +31,9 @@ class Look:
     margin: Tensor  # (B,)
     state: State
     gradients: int = 0  # backward passes spent on each image
-    queries: int | Tensor = 1  # forward passes; `(B,)` where images differ
     zero: Tensor | None = None  # (B,) bool: the gradient was zero in every value
     broken: Tensor | None = None  # (B,) bool: the gradient was not finite
+    queries: int | Tensor = 1  # forward passes; `(B,)` where images differ
 
 
 class Climber(Protocol):
@@ -108,7 +108,7 @@ class Gathered:
             "non-finite-gradient": self.broken,
             **{name: torch.full_like(self.broken, odd) for name, odd in self._oddities.items()},
         }
-        return AttackResult(self.x_adv, self.margin > 0, self.queries, self.gradients, flags)
+        return AttackResult(self.x_adv, self.margin > 0, self.queries, self.gradients, flags, self.margin)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class AttackResult:
             the model, for all images alike: `random-answers` where it answers the same image twice differently, `probabilities`
             where its answers are shares that add up to 1, `saturated` where its logits are so large that cross-entropy has
             no gradient in float32. The attacks here climb log-odds, which the last does not touch.
+        margin: `(B,)` how far the caller's model meets the goal on `x_adv`; -inf where nothing was judged.
     """
 
     x_adv: Tensor
@@ -40,3 +41,4 @@ class AttackResult:
     queries: Tensor
     gradients: Tensor
     flags: Mapping[str, Tensor]
+    margin: Tensor

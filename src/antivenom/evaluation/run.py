@@ -313,7 +313,7 @@ def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[
 def _attacked(bench: _Bench, row: Row, x: Tensor, goal: Any, draws: Draws) -> AttackResult:
     if row.attack == CLEAN:
         ones, nothing = torch.ones(len(x), dtype=torch.int64), torch.zeros(len(x), dtype=torch.int64)
-        return AttackResult(x, nothing.bool(), ones, nothing, {})
+        return AttackResult(x, nothing.bool(), ones, nothing, {}, -ones.to(x))
     settings: dict[str, Any] = dict(row.settings)
     if "objective" in settings:
         settings["objective"] = OBJECTIVES[settings["objective"]]
