@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from antivenom.attacks.pgd import pgd
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, SettingsError, SplitError, WeightsError
 from antivenom.models.architectures import build
@@ -15,8 +16,12 @@ from antivenom.models.classifier import Classifier
 from antivenom.models.tensor_files import load_weights_file
 from antivenom.models.weights import load, read_card
 from antivenom.provenance import digest_tensors
+from antivenom.randomness import Draws
 from antivenom.task import Task
+from antivenom.threat.goals import Untargeted
+from antivenom.threat.perturbations import Linf
 from antivenom.training import loop
+from antivenom.training.adversary import Adversary
 from antivenom.training.augmentation import Augmentation
 from antivenom.training.loop import Shelf, _order, train
 from antivenom.training.presets import Recipe
@@ -332,3 +337,26 @@ def test_sets_that_do_not_suit_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="no epoch can be chosen"):
         train(network(task=FINDINGS), others, constant, PLAIN, seed=0, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+HARD = Adversary(epsilon=0.2, warm_up=0.2)
+
+
+def test_a_model_trained_against_an_adversary_withstands_more(tmp_path):
+    images, fresh = spots(88), spots(60, seed=9)
+    x, y, draws = torch.stack([sample.image for sample in fresh]), fresh.targets, Draws.of(0, torch.arange(60))
+    accuracy = {}
+    for name, adversary in (("balanced accuracy", None), ("robust balanced accuracy", HARD.model_dump())):
+        result = run(tmp_path / name, changed(PLAIN, epochs=8, adversary=adversary), images)
+        found = pgd(result.classifier, x, Untargeted(y), Linf(0.2), steps=20, generator=draws)
+        accuracy[name] = np.mean([float((~found.success[y == k]).float().mean()) for k in (0, 1)])
+        assert result.score_name == name
+    assert accuracy["robust balanced accuracy"] > accuracy["balanced accuracy"] + 0.15
+
+
+def test_a_training_against_an_adversary_continues_in_the_same_tensors(tmp_path):
+    recipe = changed(RICH, adversary=HARD.model_dump())
+    whole = run(tmp_path / "whole", recipe)
+    with pytest.raises(Kill):
+        run(tmp_path / "killed", recipe, every=0, progress=killed_after(5))
+    assert weights(run(tmp_path / "killed", recipe)) == weights(whole)
