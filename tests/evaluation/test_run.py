@@ -56,7 +56,7 @@ def short(**changes):
         Row(attack="square", epsilon=0.1, settings={"queries": 10}),
         Row(attack="pgd", epsilon=0.5, threat="l2", settings={"steps": 5}),
     )
-    return Protocol(**{"plan": plan, "shard": 8, "execution": "as given", "keep": 3, **changes})
+    return Protocol(**{"plan": plan, "shard": 8, "execution": "as given", "keep": 3, "examined": 0, **changes})
 
 
 def rows(folder):
@@ -282,3 +282,27 @@ def test_progress_runs_from_nothing_to_the_end(tmp_path):
     assert seen == sorted(seen)
     assert seen[0] == 0
     assert seen[-1] == 1
+
+
+def test_the_main_attack_is_examined_image_by_image_and_only_once(tmp_path, monkeypatch):
+    data, model, told = images(), classifier(), []
+    plan = (Row(attack="none"), Row(attack="pgd", epsilon="8/255", settings={"steps": 40}))
+    run(model, data, short(plan=plan, examined=6), tmp_path, progress=lambda done, total, text: told.append(text))
+    found = Audit.read(tmp_path).diagnosis
+    assert Audit.read(tmp_path).rows[found.row].attack == "pgd"
+    assert len(found.images) == 6
+    assert all(len(fooled) == 6 for fooled in found.convergence.values())
+    assert found.posed.all()
+    assert found.found.mean() > 0.8
+    assert any("examining" in text for text in told)
+    right = dict(zip(Audit.read(tmp_path).splits["test"].images, Audit.read(tmp_path).right(0)[:, 0], strict=True))
+    assert all(right[name] for name in found.images)
+    monkeypatch.setattr(running, "diagnose", None)  # would fail if called
+    run(model, data, short(plan=plan, examined=6), tmp_path)
+
+
+@pytest.mark.parametrize("examined", [0, 6])
+def test_without_an_attack_by_gradient_or_without_images_nothing_is_examined(tmp_path, examined):
+    plan = (Row(attack="none"), Row(attack="noise", epsilon=0.1), Row(attack="pgd", epsilon=0.1, settings={"steps": 2}))
+    run(classifier(), images(), short(plan=plan[: 2 if examined else 3], examined=examined), tmp_path)
+    assert Audit.read(tmp_path).diagnosis is None

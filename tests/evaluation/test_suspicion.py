@@ -58,6 +58,8 @@ def audit(
             reached=wins if reached is None or number not in reached else reached[number],
             linf=np.zeros(len(targets)),
             l2=np.zeros(len(targets)),
+            l1=np.zeros(len(targets)),
+            l0=np.zeros(len(targets)),
             queries=cost,
             gradients=cost,
             flags=(flags or {}).get(number, {}),
@@ -196,6 +198,15 @@ def test_images_that_show_the_wanted_class_need_not_fall():
 def test_gradients_that_vanish_are_suspicious(flag, images, raised):
     made = audit(row("pgd"), fooled=[first(0.5)], flags={1: {flag: np.arange(N) < images}})
     assert (suspicion.vanished_gradients(made) is not None) is raised
+
+
+@pytest.mark.parametrize(
+    ("flag", "severity"), [("random-answers", "serious"), ("probabilities", "note"), ("saturated", "note"), ("other", None)]
+)
+def test_a_model_whose_answers_mask_gradients_is_told(flag, severity):
+    made = audit(row("pgd"), fooled=[first(0.5)], flags={1: {flag: np.ones(N, dtype=bool)}})
+    found = suspicion.masked_model(made)
+    assert (found and found.severity) == severity
 
 
 def test_one_vanished_gradient_of_a_thousand_images_is_an_accident():

@@ -65,6 +65,7 @@ class Protocol(Frozen):
         shard: images that are attacked and stored together.
         batch: images in flight.
         keep: images whose pixels are kept, for the report's panels.
+        examined: images on which the main attack itself is examined at the end; 0 leaves that out.
         execution: `auto` for the fastest way to the gradient that this machine was measured to have, `as given` for none.
     """
 
@@ -75,6 +76,7 @@ class Protocol(Frozen):
     shard: Annotated[int, Field(gt=0)] = 256
     batch: Annotated[int, Field(gt=0)] = 64
     keep: Annotated[int, Field(ge=0)] = 8
+    examined: Annotated[int, Field(ge=0)] = 32
     execution: Literal["auto", "as given"] = "auto"
 
     def for_task(self, task: Task) -> Protocol:

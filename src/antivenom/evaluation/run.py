@@ -20,6 +20,7 @@ from torch import Tensor
 from antivenom.attacks import ATTACKS, AttackResult, Until, attack
 from antivenom.data.imageset import Batch, ImageSet, gather
 from antivenom.errors import DataError, RecordsError
+from antivenom.evaluation.diagnosis import diagnose, main_row
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
 from antivenom.evaluation.suspicion import suspicions
 from antivenom.metrics.classification import class_scores, one_hot, operating_points
@@ -81,6 +82,7 @@ def run(
     if not store.has_document("provenance"):
         store.write_document("provenance", _provenance(model, data, victim, digest, command, card or {}))
     _walk(_Bench(store, model, digest, victim, protocol, thresholds, _kept(tests, protocol)), vals, tests, progress)
+    _examine(store, model, victim, tests, protocol, thresholds, progress)
     provenance = store.document("provenance")
     finished, begun = datetime.now(UTC), datetime.fromisoformat(provenance["started"])
     done = {"finished": finished.isoformat(timespec="seconds"), "seconds": (finished - begun).total_seconds()}
@@ -220,6 +222,41 @@ def _provenance(
     }
 
 
+def _examine(
+    store: Store,
+    model: Classifier,
+    victim: Victim,
+    tests: ImageSet,
+    protocol: Protocol,
+    thresholds: Tensor,
+    progress: Progress | None,
+) -> None:
+    """Have the main attack examined, once, on the first images that the model has right."""
+    if store.has_document("diagnosis") or not protocol.examined:
+        return
+    audit = Audit.read(store.folder)
+    row = main_row(audit)
+    if row is None:
+        return
+    right = audit.right(0).all(1) if not model.task.multilabel else np.ones(len(tests), dtype=bool)
+    places = np.flatnonzero(right)[: protocol.examined]
+    if not len(places):
+        return
+    batch = gather([tests[int(i)] for i in places])
+    goal, concerned = goal_for(row.goal, model.task, batch.targets, thresholds)
+    x = batch.images[concerned].to(_device(model))
+    keys = [key for key, chosen in zip(batch.keys, concerned.tolist(), strict=True) if chosen]
+    if not keys:
+        return
+
+    def tell(text: str) -> None:
+        if progress:
+            progress(1.0, 1.0, f"examining the attack on {len(keys)} images: {text}")
+
+    draws = Draws.of(protocol.seed, image_keys(keys))
+    store.write_document("diagnosis", {"images": keys, **diagnose(model, victim, row, x, goal.to(x.device), draws, tell)})
+
+
 # -- shards ------------------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +313,7 @@ def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[
         delta.abs().amax((1, 2)).tolist(),
         delta.square().sum((1, 2)).sqrt().tolist(),
         delta.abs().sum((1, 2)).tolist(),
-        (delta != 0).any(1).sum(1).tolist(),
+        (delta != 0).sum((1, 2)).tolist(),
         strict=True,
     )
     examples, said = [], []

@@ -19,21 +19,16 @@ from typing import Any
 import numpy as np
 
 from antivenom.attacks import ATTACKS, Sees
+from antivenom.evaluation.difficulties import DIFFICULTIES, MANY_ZERO
 from antivenom.metrics.classification import answer_share
 from antivenom.metrics.significance import holm, sign_flip
-from antivenom.records.audit import Audit, Flag
+from antivenom.records.audit import NOTE, SERIOUS, Audit, Flag
 from antivenom.records.plan import PlanRow, open_to
 
 Array = np.ndarray[Any, Any]
 
-SERIOUS, NOTE = (
-    "serious",
-    "note",
-)  # a figure is not to be believed until this is cleared; or: read the figures with this in mind
-
 LEVEL = 0.05  # chance of a false alarm, of each function
 CONSTANT = 0.95  # share of one answer above which a model hardly looks at the image
-MANY_ZERO = 0.01  # share of images with vanished gradients from which on it is no accident
 HARMFUL_NOISE = 0.05  # success of noise below which it is harmless
 
 
@@ -55,7 +50,7 @@ def one_step_beats_many(audit: Audit) -> Flag | None:
         for many in rows
         if _sees(one, Sees.GRADIENT) and _sees(many, Sees.GRADIENT) and not _iterates(one) and _iterates(many)
     ]
-    return _flag(
+    return Flag.on(
         "FGSM beats PGD",
         SERIOUS,
         _beaten(audit, pairs),
@@ -74,7 +69,7 @@ def black_box_beats_white_box(audit: Audit) -> Flag | None:
         if white:
             best = max(white, key=lambda row: _damage(audit, row).mean())
             pairs += [(row, best) for row in rows if _sees(row, Sees.SCORES)]
-    return _flag(
+    return Flag.on(
         "black box beats white box",
         SERIOUS,
         _beaten(audit, pairs),
@@ -98,7 +93,7 @@ def not_monotone(audit: Audit) -> Flag | None:
                 curve = sorted((row for row in rows if row.label == label), key=lambda row: row.epsilon)
                 for place, larger in enumerate(curve[1:], 1):
                     pairs.append((max(curve[:place], key=lambda row: _damage(audit, row).mean()), larger))
-    return _flag(
+    return Flag.on(
         "accuracy not monotone in epsilon",
         SERIOUS,
         _beaten(audit, pairs),
@@ -120,7 +115,7 @@ def unbounded_attack_fails(audit: Audit) -> Flag | None:
         withstood = open_to_it & ~np.any([_damage(audit, row).any(1) for row in white], axis=0)
         if withstood.any():
             evidence.append(f"{_where(white[0])}: {withstood.sum()} of {open_to_it.sum()} images withstand")
-    return _flag(
+    return Flag.on(
         "unbounded attack does not reach 0 %",
         SERIOUS,
         evidence,
@@ -142,7 +137,7 @@ def vanished_gradients(audit: Audit) -> Flag | None:
             evidence.append(f"{_named(row)}: zero on {zero} of {images} images")
         if broken:
             evidence.append(f"{_named(row)}: not finite on {broken} of {images} images")
-    return _flag(
+    return Flag.on(
         "zero gradients",
         SERIOUS,
         evidence,
@@ -162,7 +157,7 @@ def answer_nearly_constant(audit: Audit) -> Flag | None:
     balanced, chance = audit.balanced_accuracy(), audit.constant_balanced_accuracy
     if balanced.measured and balanced.low <= chance:
         evidence.append(f"balanced accuracy {balanced.percent()}; a constant answer has {100 * chance:.1f} %")
-    return _flag(
+    return Flag.on(
         "answer (nearly) constant",
         SERIOUS,
         evidence,
@@ -186,7 +181,7 @@ def noise_as_harmful(audit: Audit) -> Flag | None:
         for best, noise in pairs
         if noise.number not in better and audit.success_rate(noise.number).low > HARMFUL_NOISE
     ]
-    return _flag(
+    return Flag.on(
         "noise fools as well as the attack",
         NOTE,
         evidence,
@@ -206,7 +201,7 @@ def success_not_confirmed(audit: Audit) -> Flag | None:
         refuted = withdrawn | (outcome.reached & ~_shown(audit, row))
         if refuted.any():
             evidence.append(f"{_named(row)}: {refuted.sum()} of {(withdrawn | outcome.reached).sum()} successes")
-    return _flag(
+    return Flag.on(
         "success not confirmed",
         SERIOUS,
         evidence,
@@ -224,13 +219,32 @@ def answers_that_are_no_numbers(audit: Audit) -> Flag | None:
         silent = np.asarray(np.isnan(audit.logits(row.number)).any(1))
         if silent.any():
             evidence.append(f"{_named(row)}: {silent.sum()} of {len(silent)} images")
-    return _flag(
+    return Flag.on(
         "answer not a number",
         SERIOUS,
         evidence,
         "A NaN decides nothing and counts as wrong. It comes from an overflow, a division by zero in the preprocessing or "
         "damaged weights, not from an attack.",
         "Find the first layer that turns NaN on one of these images; run in float32.",
+    )
+
+
+def masked_model(audit: Audit) -> Flag | None:
+    """The model itself was seen to answer at random, with probabilities, or so surely that cross-entropy has no slope."""
+    raised = {name for row in _attacks(audit) for name, flag in audit.outcome(row.number).flags.items() if flag.any()}
+    told = {
+        "random-answers": "the model answers the same image twice differently",
+        "probabilities": "the model answers with probabilities, not logits",
+        "saturated": "the leading logit stands so far above the rest that softmax in float32 is 1",
+    }
+    return Flag.on(
+        "answers that mask gradients",
+        SERIOUS if "random-answers" in raised else NOTE,
+        [text for name, text in told.items() if name in raised],
+        "A random model has another gradient at each look, probabilities flatten it, and where softmax is 1 the gradient of "
+        "cross-entropy is 0. The attacks here climb log-odds, which does not mind large logits; other tools may see nothing.",
+        "Attack a random model through its expectation (EOT, `models.unmasking.expected`); give logits instead of "
+        "probabilities; compare with a black-box attack.",
     )
 
 
@@ -243,16 +257,10 @@ CHECKS: tuple[Callable[[Audit], Flag | None], ...] = (
     unbounded_attack_fails,
     vanished_gradients,
     success_not_confirmed,
+    masked_model,
+    *DIFFICULTIES,
     noise_as_harmful,
 )
-
-
-def _flag(name: str, severity: str, evidence: Sequence[str], meaning: str, next_step: str, most: int = 3) -> Flag | None:
-    """A flag if there is evidence, of which the first few pieces are told."""
-    if not evidence:
-        return None
-    more = [f"and {len(evidence) - most} more"] if len(evidence) > most else []
-    return Flag(name, severity, "; ".join([*evidence[:most], *more]), meaning, next_step)
 
 
 def _attacks(audit: Audit, *, with_noise: bool = False) -> list[PlanRow]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ import numpy as np
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.metrics import calibration, classification, ranking, robustness
 from antivenom.metrics.intervals import Estimate, estimate, paired_difference, proportion
+from antivenom.records.diagnosis import Diagnosis
 from antivenom.records.outcomes import Gathered, Outcome, Split, read_splits
 from antivenom.records.plan import NOISE, AttackFacts, PlanRow, open_to, plan_rows
 from antivenom.records.store import Store
@@ -36,6 +37,10 @@ Array = np.ndarray[Any, Any]
 ROUNDING = 1e-3
 
 
+# A figure is not to be believed until this is cleared; or: read the figures with this in mind.
+SERIOUS, NOTE = "serious", "note"
+
+
 @dataclass(frozen=True)
 class Flag:
     """A suspicion about the run or the model: what was seen, what it means, what to do."""
@@ -45,6 +50,14 @@ class Flag:
     evidence: str
     meaning: str
     next_step: str
+
+    @staticmethod
+    def on(name: str, severity: str, evidence: Sequence[str], meaning: str, next_step: str, most: int = 3) -> Flag | None:
+        """A flag if there is evidence, of which the first few pieces are told."""
+        if not evidence:
+            return None
+        more = [f"and {len(evidence) - most} more"] if len(evidence) > most else []
+        return Flag(name, severity, "; ".join([*evidence[:most], *more]), meaning, next_step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +113,7 @@ class Audit:
         progress: by row number, images measured and images wanted.
         splits: `val` and `test`.
         outcomes: by row number and split, for measured rows.
+        diagnosis: what an examination of the main attack found, image by image; None where it was not examined.
     """
 
     folder: Path
@@ -113,6 +127,7 @@ class Audit:
     progress: Mapping[int, tuple[int, int]]
     splits: Mapping[str, Split]
     outcomes: Mapping[tuple[int, str], Outcome]
+    diagnosis: Diagnosis | None = None
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:
@@ -150,7 +165,11 @@ class Audit:
                 if found_here == concerned.sum() and (row.clean or (0, name) in outcomes):
                     outcomes[row.number, name] = part.outcome(concerned, outcomes.get((0, name)))
             progress[row.number] = done, wanted
-        audit = cls(store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes)
+        with _understood(store.folder):
+            diagnosis = Diagnosis.of(store.document("diagnosis")) if store.has_document("diagnosis") else None
+        audit = cls(
+            store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes, diagnosis
+        )
         audit._check()
         return audit
 
@@ -465,7 +484,8 @@ class Audit:
             raise RecordsError(f"{self.folder}: provenance and protocol name different weights; run again into a new folder")
         for (number, split), outcome in self.outcomes.items():
             row = self.rows[number]
-            size = {"linf": outcome.linf, "l2": outcome.l2}.get(row.threat.split(",")[0])
+            norm = row.threat.split(",")[0]
+            size = getattr(outcome, norm) if norm in ("linf", "l2", "l1", "l0") else None
             if size is not None and not row.clean and (size > row.epsilon * (1 + 1e-3) + 1e-6).any():
                 raise RecordsError(
                     f"{self.folder}: row {number} ({row.label}) allows {row.epsilon:g} in {row.threat}, "

@@ -46,7 +46,7 @@ class Outcome:
         logits: `(N, A)` float32 answers of the audited model; the clean ones where an image was left alone.
         concerned: `(N,)` whether the goal concerns the image; where not, it was left alone.
         reached: `(N,)` whether the goal was met, as judged when the attack ran.
-        linf, l2: `(N,)` size of the change in units of the [0, 1] range.
+        linf, l2, l1, l0: `(N,)` size of the change in units of the [0, 1] range; the last in values changed.
         queries, gradients: `(N,)` forward and backward passes spent.
         flags: by name, `(N,)` bool.
         pixels: position to digest, of images whose pixels are kept.
@@ -57,6 +57,8 @@ class Outcome:
     reached: Array
     linf: Array
     l2: Array
+    l1: Array
+    l0: Array
     queries: Array
     gradients: Array
     flags: Mapping[str, Array]
@@ -144,6 +146,8 @@ class Placed:
             column("reached"),
             column("linf"),
             column("l2"),
+            column("l1"),
+            column("l0"),
             column("queries"),
             column("gradients"),
             {name: raised[name] for name in sorted(raised)},

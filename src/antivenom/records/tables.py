@@ -43,7 +43,7 @@ class Example:
     linf: float
     l2: float
     l1: float
-    l0: int  # pixels changed in any channel
+    l0: int  # values changed
     queries: int  # forward passes spent on this image
     gradients: int  # backward passes spent on this image
     flags: tuple[str, ...]  # what was suspicious, e.g. 'zero-gradient'
