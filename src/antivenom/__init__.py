@@ -19,16 +19,32 @@ if TYPE_CHECKING:
     from antivenom.attacks.carlini_wagner import carlini_wagner
     from antivenom.attacks.ddn import ddn
     from antivenom.attacks.deepfool import deepfool
+    from antivenom.attacks.escalating_fgsm import escalating_fgsm
+    from antivenom.attacks.fab import fab
+    from antivenom.attacks.few_pixel import few_pixel
     from antivenom.attacks.fgsm import fgsm
     from antivenom.attacks.fmn import fmn
+    from antivenom.attacks.hop_skip_jump import hop_skip_jump
+    from antivenom.attacks.input_diversity import input_diversity
+    from antivenom.attacks.jsma import jsma
     from antivenom.attacks.mim import mim
     from antivenom.attacks.noise import noise
+    from antivenom.attacks.parameter_ascent import parameter_ascent
     from antivenom.attacks.pgd import pgd
+    from antivenom.attacks.sigma_zero import sigma_zero
+    from antivenom.attacks.simba import simba
+    from antivenom.attacks.speckle import speckle
+    from antivenom.attacks.spsa import spsa
     from antivenom.attacks.square import square
+    from antivenom.attacks.structure_invariance import structure_invariance
+    from antivenom.attacks.translation import translation
+    from antivenom.attacks.worst_case import autoattack, spearhead, worst_case
+    from antivenom.attacks.worst_of import worst_of
     from antivenom.data.datasets import DATASETS
     from antivenom.data.datasets import load as load_data
     from antivenom.data.phantoms import phantoms
-    from antivenom.evaluation.protocol import Protocol, standard
+    from antivenom.evaluation.batteries import battery
+    from antivenom.evaluation.protocol import Protocol
     from antivenom.evaluation.run import run as audit
     from antivenom.models.classifier import Classifier
     from antivenom.models.weights import load as load_model
@@ -39,6 +55,8 @@ if TYPE_CHECKING:
     from antivenom.threat.goals import Findings, Targeted, Untargeted
     from antivenom.threat.perturbations import L2, Linf
     from antivenom.threat.pixels import Pixels
+    from antivenom.threat.sparse import L0, L1
+    from antivenom.threat.transforms import BiasField, Exposure, Placement, Stripes
     from antivenom.training.loop import train
 
 # Where each public name lives; looked up when it is first used, so that `import antivenom` loads nothing heavy.
@@ -48,21 +66,38 @@ _HOMES = {
     "SPENT": "attacks",
     "AttackResult": "attacks",
     "apgd": "attacks.apgd",
+    "autoattack": "attacks.worst_case",
     "bim": "attacks.bim",
     "carlini_wagner": "attacks.carlini_wagner",
     "ddn": "attacks.ddn",
     "deepfool": "attacks.deepfool",
+    "escalating_fgsm": "attacks.escalating_fgsm",
+    "fab": "attacks.fab",
+    "few_pixel": "attacks.few_pixel",
     "fgsm": "attacks.fgsm",
     "fmn": "attacks.fmn",
+    "hop_skip_jump": "attacks.hop_skip_jump",
+    "input_diversity": "attacks.input_diversity",
+    "jsma": "attacks.jsma",
     "mim": "attacks.mim",
     "noise": "attacks.noise",
+    "parameter_ascent": "attacks.parameter_ascent",
     "pgd": "attacks.pgd",
+    "sigma_zero": "attacks.sigma_zero",
+    "simba": "attacks.simba",
+    "spearhead": "attacks.worst_case",
+    "speckle": "attacks.speckle",
+    "spsa": "attacks.spsa",
     "square": "attacks.square",
+    "structure_invariance": "attacks.structure_invariance",
+    "translation": "attacks.translation",
+    "worst_case": "attacks.worst_case",
+    "worst_of": "attacks.worst_of",
     "DATASETS": "data.datasets",
     "load_data": "data.datasets:load",
     "phantoms": "data.phantoms",
+    "battery": "evaluation.batteries",
     "Protocol": "evaluation.protocol",
-    "standard": "evaluation.protocol",
     "audit": "evaluation.run:run",
     "Classifier": "models.classifier",
     "load_model": "models.weights:load",
@@ -76,6 +111,12 @@ _HOMES = {
     "L2": "threat.perturbations",
     "Linf": "threat.perturbations",
     "Pixels": "threat.pixels",
+    "L0": "threat.sparse",
+    "L1": "threat.sparse",
+    "BiasField": "threat.transforms",
+    "Exposure": "threat.transforms",
+    "Placement": "threat.transforms",
+    "Stripes": "threat.transforms",
     "train": "training.loop",
 }
 

@@ -9,6 +9,7 @@ AntivenomError
 │   ├── WeightsError            a weight file that is unsafe, damaged or does not fit
 │   └── SettingsError           a protocol, preset or option that cannot be
 ├── ModelError                  a model in training mode, or one that answers in the wrong shape
+├── EndpointError               a model that only answers, and does so no more: its budget is spent, or it cannot be reached
 ├── RecordsError                a run folder that belongs to another run, or cannot be written
 └── NotMeasuredError            a report was asked to state what no record shows
 """
@@ -50,6 +51,10 @@ class SettingsError(InputError):
 
 class ModelError(AntivenomError):
     """A model in training mode, or one that answers in the wrong shape."""
+
+
+class EndpointError(AntivenomError):
+    """A model that only answers, and does so no more: its budget is spent, or it cannot be reached."""
 
 
 class RecordsError(AntivenomError):

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from antivenom.errors import LabelError, SettingsError
-from antivenom.evaluation.protocol import LEVELS, STANDARD, Protocol, Row, read_protocol, standard
+from antivenom.evaluation.batteries import plan
+from antivenom.evaluation.protocol import Protocol, Row, read_protocol
 from antivenom.task import Task
 
 CHEST = Task(("normal", "pneumonia"))
@@ -12,30 +13,8 @@ FINDINGS = Task(("Effusion", "Mass"), multilabel=True)
 CLEAN = Row(attack="none")
 
 
-def test_the_standard_plan_has_every_attack_at_every_level_noise_beside_them_and_one_row_without_bound():
-    plan = standard(CHEST, 64 * 64)
-    assert plan[0].attack == "none"
-    linf = {(row.attack, row.epsilon) for row in plan if row.threat == "linf" and row.epsilon < 1}
-    assert linf >= {(name, level / 255) for name in STANDARD for level in LEVELS}
-    assert len({row.epsilon for row in plan if row.threat == "l2" and row.attack == "pgd"}) == 6
-    assert [row.attack for row in plan if row.epsilon == 1] == ["pgd"]
-
-
-def test_an_l2_radius_grows_with_the_root_of_the_number_of_values():
-    small, large = (standard(CHEST, values, levels=(2,)) for values in (64 * 64, 4 * 64 * 64))
-    radius = [next(row.epsilon for row in plan if row.threat == "l2") for plan in (small, large)]
-    assert radius == [pytest.approx(64 / 255), pytest.approx(128 / 255)]
-
-
-def test_findings_are_attacked_all_at_once_and_to_the_end_of_the_budget():
-    rows = standard(FINDINGS, 100)[1:]
-    assert {row.goal for row in rows} == {"against every finding"}
-    assert {row.until for row in rows} == {"spent"}
-    assert all(row.settings.get("objective") == "log_likelihood" for row in rows if row.attack != "noise")
-
-
 def test_the_clean_row_keeps_the_tasks_own_goal():
-    assert standard(CHEST, 100, goal="targeted: normal")[0].goal == "untargeted"
+    assert plan("standard", CHEST, 100, goal="targeted: normal")[0].goal == "untargeted"
     assert Protocol(plan=(CLEAN,)).for_task(FINDINGS).plan[0].goal == "against every finding"
 
 
@@ -55,7 +34,7 @@ def test_a_goal_of_another_task_is_refused_before_anything_runs(task, goal, erro
 
 
 def test_a_protocol_survives_its_file(tmp_path):
-    protocol = Protocol(plan=standard(CHEST, 100), images=None, seed=3)
+    protocol = Protocol(plan=plan("standard", CHEST, 100), images=None, seed=3)
     (tmp_path / "protocol.json").write_text(protocol.model_dump_json())
     assert read_protocol(tmp_path / "protocol.json") == protocol
 
@@ -77,7 +56,7 @@ BAD = {
     "two clean rows": ({"plan": [{"attack": "none"}, {"attack": "none", "goal": "x"}]}, "none"),
     "an unknown attack": ({"plan": [{"attack": "none"}, {"attack": "gps"}]}, "gps"),
     "an unknown threat": ({"plan": [{"attack": "none"}, {"attack": "pgd", "threat": "l7"}]}, "l7"),
-    "a norm that the attack does not take": ({"plan": [{"attack": "none"}, {"attack": "square", "threat": "l2"}]}, "square"),
+    "a norm that the attack does not take": ({"plan": [{"attack": "none"}, {"attack": "ddn", "threat": "l1"}]}, "ddn"),
     "an unknown setting": ({"plan": [{"attack": "none"}, {"attack": "pgd", "settings": {"stepz": 3}}]}, "stepz"),
     "an unknown objective": (
         {"plan": [{"attack": "none"}, {"attack": "pgd", "settings": {"objective": "up"}}]},
@@ -102,13 +81,6 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path):
     (tmp_path / "protocol.json").write_text("{")
     with pytest.raises(SettingsError, match="JSON"):
         read_protocol(tmp_path / "protocol.json")
-
-
-def test_a_curve_without_levels_and_an_unknown_attack_are_refused():
-    with pytest.raises(SettingsError, match="at least one epsilon"):
-        standard(CHEST, 100, levels=())
-    with pytest.raises(SettingsError, match="gps"):
-        standard(CHEST, 100, attacks=("gps",))
 
 
 def test_work_is_weighed_so_that_the_time_left_can_be_told():

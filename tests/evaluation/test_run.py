@@ -15,7 +15,8 @@ import torch
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, ModelError, RecordsError, SplitError
 from antivenom.evaluation import run as running
-from antivenom.evaluation.protocol import Protocol, Row, standard
+from antivenom.evaluation.batteries import plan
+from antivenom.evaluation.protocol import Protocol, Row
 from antivenom.evaluation.run import run
 from antivenom.models.classifier import Classifier
 from antivenom.records.audit import Audit
@@ -217,7 +218,7 @@ def test_operating_points_come_from_validation_images_alone(tmp_path):
 
 def test_a_multi_label_model_is_attacked_in_every_finding(tmp_path):
     data, model = images(FINDINGS), classifier(FINDINGS)
-    run(model, data, short(plan=standard(FINDINGS, 144, steps=8, queries=10, levels=(4, 8))), tmp_path)
+    run(model, data, short(plan=plan("standard", FINDINGS, 144, steps=8, queries=10, levels=(4, 8))), tmp_path)
     examples, answers = rows(tmp_path)
     points = torch.tensor(Store(tmp_path).document("operating")["thresholds"])
 
@@ -287,7 +288,7 @@ def test_progress_runs_from_nothing_to_the_end(tmp_path):
 def test_the_main_attack_is_examined_image_by_image_and_only_once(tmp_path, monkeypatch):
     data, model, told = images(), classifier(), []
     plan = (Row(attack="none"), Row(attack="pgd", epsilon="8/255", settings={"steps": 40}))
-    run(model, data, short(plan=plan, examined=6), tmp_path, progress=lambda done, total, text: told.append(text))
+    run(model, data, short(plan=plan, examined=6), tmp_path, progress=lambda *said: told.append(said[2]))
     found = Audit.read(tmp_path).diagnosis
     assert Audit.read(tmp_path).rows[found.row].attack == "pgd"
     assert len(found.images) == 6

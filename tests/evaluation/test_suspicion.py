@@ -130,6 +130,11 @@ def test_a_black_box_that_beats_every_white_box_is_suspicious(mim, raised):
     assert (found is not None) is raised
 
 
+def test_draws_that_beat_a_climb_along_few_parameters_are_not():
+    rows = [row(name, 1.0, threat="placement") for name in ("worst_of", "parameter_ascent")]
+    assert suspicion.black_box_beats_white_box(audit(*rows, fooled=[first(0.6), first(0.1)])) is None
+
+
 def test_a_black_box_alone_is_not():
     made = audit(row("square"), row("noise"), fooled=[first(0.6), first(0.1)])
     assert suspicion.black_box_beats_white_box(made) is None

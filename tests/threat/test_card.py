@@ -7,23 +7,59 @@ from antivenom.threat.card import goal_for, perturbation_set
 from antivenom.threat.goals import Findings, Targeted, Untargeted
 from antivenom.threat.perturbations import L2, Linf
 from antivenom.threat.pixels import Pixels
+from antivenom.threat.transforms import BiasField, Exposure, Placement, Stripes
 
 CHEST = Task(("normal", "pneumonia"))
 FINDINGS = Task(("Effusion", "Mass", "Nodule"), multilabel=True)
 SHOWN = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 1]])
 
 
-@pytest.mark.parametrize("allowed", [Linf(0.1), L2(0.5, Pixels(tied=True)), Linf(0.1, Pixels(tied=True, grid=1 / 4095))])
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        Linf(0.1),
+        L2(0.5, Pixels(tied=True)),
+        Linf(0.1, Pixels(tied=True, grid=1 / 4095)),
+        Placement(1.0, Pixels(grid=1 / 255)),
+        Placement(0.5, degrees=30.0, shift=1 / 3),
+        Exposure(1.0, Pixels(tied=True)),
+        BiasField(1.0, Pixels(tied=True, grid=1 / 255), limit=0.5, knots=6),
+        Stripes(4 / 255, Pixels(tied=True)),
+    ],
+)
 def test_words_name_the_set_that_they_describe(allowed):
-    again = perturbation_set(allowed.describe(), allowed.epsilon)
-    assert type(again) is type(allowed)
-    assert (again.epsilon, again.pixels) == (allowed.epsilon, allowed.pixels)
+    assert perturbation_set(allowed.describe(), allowed.epsilon) == allowed
 
 
-@pytest.mark.parametrize("threat", ["l7", "", "linf, grid 255", "linf, tied", "linf, grid 1/0"])
+@pytest.mark.parametrize(
+    "threat",
+    [
+        "l7",
+        "",
+        "linf, grid 255",
+        "linf, tied",
+        "linf, grid 1/0",
+        "linf, degrees 10",
+        "placement, degrees",
+        "placement, degrees ten",
+        "placement, degrees -3",
+        "placement, knots 5",
+        "placement, epsilon 3",
+        "bias field, knots 4.5",
+        "bias field, knots 2",
+        "biasfield",
+    ],
+)
 def test_words_that_mean_nothing_are_refused(threat):
     with pytest.raises(SettingsError):
         perturbation_set(threat, 0.1)
+
+
+def test_a_refusal_says_which_words_mean_something():
+    with pytest.raises(SettingsError, match=r"'tied channels', 'grid 1/255', 'degrees 10.0' and 'shift 0.05' do"):
+        perturbation_set("placement, slowly", 1.0)
+    with pytest.raises(SettingsError, match="whole number"):
+        perturbation_set("bias field, knots many", 1.0)
 
 
 def test_goals_of_a_class_task():

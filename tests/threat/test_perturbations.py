@@ -104,3 +104,13 @@ def test_values_at_the_end_of_their_range_pass_one_way_only():
     both = torch.cat([direction, -direction], 1), torch.cat([point, point], 1)
     assert (Pixels(tied=True).passable(*both)[..., :4] == 0).all()
     assert (Pixels(tied=True).passable(*both)[..., 4] != 0).all()
+
+
+def test_sixteen_bits_are_stored_without_losing_a_step(generator):
+    x = torch.randint(65536, (4, 1, 64, 64), generator=generator) / 65535
+    steps = torch.randint(-3, 4, x.shape, generator=generator)
+    allowed = Linf(8 / 65535, Pixels(grid=1 / 65535))
+    moved = (x + steps / 65535).clamp(0, 1)
+    once = allowed.realise(moved, x)
+    torch.testing.assert_close(once, moved, rtol=0, atol=1e-7)
+    torch.testing.assert_close(allowed.realise(once, x), once, rtol=0, atol=1e-7)

@@ -59,3 +59,8 @@ def test_tied_channels_change_whole_pixels_only():
 def test_a_budget_of_less_than_one_value_moves_nothing():
     x = torch.rand(2, 1, 3, 3)
     assert torch.equal(L0(0.4).project(1 - x, x), x)
+
+
+def test_without_a_limit_tied_channels_keep_every_change():
+    x, change = torch.full((2, 3, 4, 4), 0.5), 0.1 * torch.ones(2, 1, 4, 4)
+    assert torch.equal(L0(float("inf"), Pixels(tied=True)).project(x + change, x), x + change)

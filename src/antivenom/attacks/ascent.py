@@ -30,7 +30,7 @@ class Look:
     point: Tensor  # (B, C, H, W)
     margin: Tensor  # (B,)
     state: State
-    gradients: int = 0  # backward passes spent on each image
+    gradients: int | Tensor = 0  # backward passes spent on each image; `(B,)` where images differ
     zero: Tensor | None = None  # (B,) bool: the gradient was zero in every value
     broken: Tensor | None = None  # (B,) bool: the gradient was not finite
     queries: int | Tensor = 1  # forward passes; `(B,)` where images differ
@@ -69,7 +69,7 @@ class Gathered:
 
     def __init__(self, problem: Problem, merit: Merit) -> None:
         count, device = len(problem), problem.x.device
-        self._merit_of, self._oddities = merit, problem.oddities
+        self._merit_of, self._oddities = merit, problem.victim.oddities or {}
         self.x_adv = problem.x.clone()
         self.merit = torch.full((count,), -torch.inf, device=device)
         self.margin = self.merit.clone()
@@ -319,8 +319,7 @@ def linearised(problem: Problem, point: Tensor, candidates: int) -> tuple[Tensor
                 (slope,) = torch.autograd.grad(rise, z, retain_graph=k + 1 < near.shape[1], allow_unused=True)
             slope = torch.zeros_like(point) if slope is None else slope
             broken |= ~slope.isfinite().flatten(1).all(1)
-            # What stands at the end of its range cannot carry its share of the way: it would never arrive.
-            columns.append(problem.allowed.pixels.passable(slope.nan_to_num(0, 0, 0), point))
+            columns.append(slope.nan_to_num(0, 0, 0))
     return problem.goal.margin(answer.detach()), found.detach(), torch.stack(columns, 1), broken
 
 

@@ -18,7 +18,7 @@ from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
-from antivenom.threat.perturbations import L2, Linf, PerturbationSet
+from antivenom.threat.perturbations import L2, TINY, Linf, PerturbationSet
 
 BEYOND = 1e-4  # of the step: float32 leaves a point on a boundary now on this side, now on that (the authors' code)
 
@@ -76,15 +76,16 @@ class _Linearised:
         if bool((step == self.steps).all()):
             return only_looked(problem, point, state)
         met, margins, slopes, broken = linearised(problem, point, self.candidates)
-        every = problem.goal.aim.every
-        gain = torch.stack([problem.allowed.dual(slope) for slope in slopes.unbind(1)], 1).clamp_min(1e-12)
+        every, allowed, pixels = problem.goal.aim.every, problem.allowed, problem.allowed.pixels
+        # What stands at the end of its range carries no share of the way.
+        gain = torch.stack([allowed.dual(pixels.passable(slope, point)) for slope in slopes.unbind(1)], 1).clamp_min(TINY)
         # Still here though all is met: the judge disagrees, so the step goes as far again beyond the boundary.
         far = margins.abs() / gain
         ahead = far.where(margins <= 0, -far) if every else -far
         chosen = ahead.where(margins.isfinite(), -math.inf).argmax(1)
         images = torch.arange(len(point), device=point.device)
-        slope, length = slopes[images, chosen], far[images, chosen].nan_to_num(0, 0, 0)
-        stride = (length * (1 + self.overshoot + BEYOND)).reshape(-1, 1, 1, 1)
-        moved = problem.x + problem.allowed.pixels.clip(point + stride * problem.allowed.steepest(slope) - problem.x, problem.x)
+        slope, missing = slopes[images, chosen], margins[images, chosen].abs().nan_to_num(0, 0, 0)
+        step_to_it = allowed.reach(slope, missing, *pixels.limits(point))
+        moved = problem.x + pixels.clip(point + (1 + self.overshoot + BEYOND) * step_to_it - problem.x, problem.x)
         zero = (slope == 0).flatten(1).all(1) & (met <= 0)
         return Look(point, met, (moved,), slopes.shape[1], zero, broken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import GradientClimber, climb, from_the_image
+from antivenom.attacks.ascent import GradientClimber, Move, climb, from_the_image
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -51,11 +51,16 @@ def mim(
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1))
+    climber = GradientClimber(steps, from_the_image, accumulated(decay, step_size), objective, remembers=True)
+    return climb(problem, climber, restarts=1, until=until).result
 
-    def move(part: Problem, z: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+
+def accumulated(decay: float, step_size: float) -> Move:
+    """Moves along past gradients, each scaled to unit L1 norm; `decay` of them is kept at each step."""
+
+    def move(problem: Problem, point: Tensor, gradient: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         unit = gradient / per_image(gradient.flatten(1).abs().sum(1).clamp_min(TINY), gradient)
         momentum = decay * memory + unit
-        return part.allowed.step(z, momentum, step_size, part.x), momentum
+        return problem.allowed.step(point, momentum, step_size, problem.x), momentum
 
-    climber = GradientClimber(steps, from_the_image, move, objective, remembers=True)
-    return climb(problem, climber, restarts=1, until=until).result
+    return move

@@ -7,7 +7,7 @@ NeurIPS 2016, https://arxiv.org/abs/1608.08967, tell how far the two lie apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def noise(
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     given = Victim.of(model)
-    problem = Problem.of(Victim(given.judge, given.judge, given.batch), x, goal, allowed, generator, takes=(Linf, L2, L1, L0))
+    problem = Problem.of(replace(given, propose=given.judge), x, goal, allowed, generator, takes=(Linf, L2, L1, L0))
     return climb(problem, _Drawn(tries), restarts=1, until=until).result
 
 

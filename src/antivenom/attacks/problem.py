@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,18 +23,13 @@ WAVERING = 1e-3  # of the answers' size: far above what rounding can do
 
 @dataclass(frozen=True)
 class Problem:
-    """Whom to attack, on what, wanting what, allowed what, with which luck.
-
-    Attributes:
-        oddities: what masks gradients, by name, as the door saw it of the model.
-    """
+    """Whom to attack, on what, wanting what, allowed what, with which luck."""
 
     victim: Victim
     x: Tensor  # (B, C, H, W)
     goal: Goal
     allowed: PerturbationSet
     draws: Draws
-    oddities: Mapping[str, bool]
 
     @staticmethod
     def of(
@@ -72,12 +66,15 @@ class Problem:
         if len(generator) != len(x):
             raise SettingsError(f"{len(generator)} streams of random numbers for {len(x)} images; give one per image")
         victim = Victim.of(model)
-        with torch.no_grad():
-            answer, again = victim.judge(x[:PROBED]), victim.judge(x[:PROBED])
-        if answer.ndim != 2 or len(answer) != len(x[:PROBED]):
-            raise ModelError(f"a model must answer (B, A) for B images, got {tuple(answer.shape)} for {len(x[:PROBED])}")
-        goal.check(len(x), answer.shape[1])
-        return Problem(victim, x.detach(), goal.to(x.device), allowed, generator, _oddities(answer, again))
+        if victim.oddities is None:  # one attack inside another meets a model that was looked at
+            with torch.no_grad():
+                answer, again = victim.judge(x[:PROBED]), victim.judge(x[:PROBED])
+            if answer.ndim != 2 or len(answer) != len(x[:PROBED]):
+                shape = tuple(answer.shape)
+                raise ModelError(f"a model must answer (B, A) for B images, got {shape} for {len(x[:PROBED])}")
+            goal.check(len(x), answer.shape[1])
+            victim = replace(victim, oddities=_oddities(answer, again))
+        return Problem(victim, x.detach(), goal.to(x.device), allowed, generator)
 
     def take(self, index: Tensor) -> Problem:
         """The same problem for some of the images."""

@@ -16,12 +16,14 @@ from antivenom.cli.data import opened
 from antivenom.cli.device import chosen_device
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import DataError, SettingsError
-from antivenom.evaluation.protocol import STANDARD, Protocol, read_protocol, standard
+from antivenom.evaluation.batteries import plan
+from antivenom.evaluation.protocol import Protocol, read_protocol
 from antivenom.evaluation.run import run
 from antivenom.models.classifier import Classifier
 from antivenom.models.foreign import from_import
 from antivenom.models.weights import load, read_card
 from antivenom.records.audit import Audit
+from antivenom.records.plan import size
 from antivenom.report.write import write_report
 
 
@@ -54,6 +56,7 @@ class Wanted:
 class Asked:
     """The options that stand in for a protocol file."""
 
+    battery: str
     attacks: str | None
     levels: str
     steps: int
@@ -63,17 +66,20 @@ class Asked:
     seed: int
 
     def protocol(self, data: ImageSet) -> Protocol:
-        """The standard plan for these images with these options."""
-        plan = standard(
+        """The battery for these images with these options."""
+        sample = data[0].image
+        rows = plan(
+            self.battery,
             data.task,
-            data[0].image.numel(),
-            attacks=[name.strip() for name in self.attacks.split(",")] if self.attacks else STANDARD,
+            sample.numel(),
+            channels=len(sample),
+            attacks=[name.strip() for name in self.attacks.split(",")] if self.attacks else None,
             levels=_numbers(self.levels),
             steps=self.steps,
             queries=self.queries,
             goal=self.goal,
         )
-        return Protocol(plan=plan, images=self.images, seed=self.seed)
+        return Protocol(plan=rows, images=self.images, seed=self.seed)
 
 
 def audit(
@@ -81,18 +87,17 @@ def audit(
     wanted: Wanted,
     output: Path,
     *,
-    asked: Asked | None = None,
-    protocol: Path | None = None,
+    asked: Asked | Path,
     device: str | None,
 ) -> None:
     """Run the protocol file, or the plan asked for, and write the report."""
-    stated = read_protocol(protocol) if protocol else None
+    chosen = asked if isinstance(asked, Asked) else read_protocol(asked)
     classifier, card, data = _opened(model, wanted)
     classifier = classifier.to(chosen_device(device)).eval()
-    plan = stated or (asked.protocol(data) if asked else Protocol.of(data))
+    protocol = chosen.protocol(data) if isinstance(chosen, Asked) else chosen
     typed = shlex.join(["antivenom", *sys.argv[1:]])
     with progress(f"auditing on {data.name}") as told:
-        run(classifier, data, plan, output, name=_name(model, classifier), command=typed, card=card, progress=told)
+        run(classifier, data, protocol, output, name=_name(model, classifier), command=typed, card=card, progress=told)
     summarise(Audit.read(output))
     out.print(f"report: {write_report(output)}", markup=False)
 
@@ -139,9 +144,8 @@ def summarise(audit: Audit) -> None:
     for threat in audit.threats:
         for epsilon in audit.epsilons(threat):
             worst = audit.worst_case(threat, epsilon)
-            size = f"{epsilon * 255:.3g}/255" if threat.startswith("linf") else f"{epsilon:.3g}"
             table.add_row(
-                f"worst case, {threat} {size}",
+                f"worst case, {threat} {size(threat, epsilon)}",
                 f"{worst.accuracy.value:.1%}",
                 f"{worst.accuracy.low:.1%} to {worst.accuracy.high:.1%}",
                 f"{audit.balanced_accuracy_of(worst.right).value:.1%}",

@@ -1,4 +1,4 @@
-"""The command `antivenom`: data, train, audit, report. Heavy imports happen inside the commands."""
+"""The command `antivenom`: data, train, audit, attack, report. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -170,14 +170,15 @@ def audit(
     split_file: SplitFile = None,
     download: Download = False,
     protocol: Annotated[Path | None, typer.Option("--protocol", help="A JSON file that says all that is run.")] = None,
+    battery: Annotated[str, typer.Option("--battery", help="quick, standard or exhaustive.")] = "standard",
     attacks: Annotated[
-        str | None, typer.Option("--attacks", help="Names, parted by commas, instead of the standard ones.")
+        str | None, typer.Option("--attacks", help="Names, parted by commas, instead of the battery's own.")
     ] = None,
     levels: Annotated[
         str, typer.Option("--levels", help="Linf epsilons in grey levels of 8 bits (1 is 1/255), parted by commas.")
     ] = "0.25,0.5,1,2,4,8",
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Of PGD; BIM and MIM take a quarter.")] = 40,
-    queries: Annotated[int, typer.Option("--queries", min=2, help="Of Square, per image.")] = 500,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of each climb; BIM and MIM take a quarter.")] = 40,
+    queries: Annotated[int, typer.Option("--queries", min=2, help="Of each black-box attack, per image.")] = 500,
     goal: Annotated[
         str | None, typer.Option("--goal", help="'untargeted', 'targeted: CLASS', 'hide: FINDING', 'invent: FINDING', ...")
     ] = None,
@@ -200,11 +201,65 @@ def audit(
     from antivenom.cli import audit as command
 
     images_of = command.Wanted(data, root, label, size, count, split_file, download)
-    if protocol is None:
-        asked = command.Asked(attacks, levels, steps, queries, goal, images, seed)
-        command.audit(model, images_of, output, asked=asked, device=device)
-    else:
-        command.audit(model, images_of, output, protocol=protocol, device=device)
+    asked = protocol or command.Asked(battery, attacks, levels, steps, queries, goal, images, seed)
+    command.audit(model, images_of, output, asked=asked, device=device)
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Option("--model", "-m", help="A .safetensors checkpoint, or package.module:factory.")],
+    data: DataName,
+    attack: Annotated[str, typer.Option("--attack", "-a", help="fgsm, pgd, apgd, square, cw, ...")],
+    epsilon: Annotated[str, typer.Option("--epsilon", "-e", help="How far, such as 2/255.")],
+    output: Output,
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    threat: Annotated[
+        str,
+        typer.Option(
+            "--threat", help="Norm, 'tied channels', and a grid: 'stored grid' (of the files) or such as 'grid 1/255'."
+        ),
+    ] = "linf, stored grid",
+    goal: Annotated[
+        str | None, typer.Option("--goal", help="'untargeted', 'targeted: CLASS', 'hide: FINDING', 'invent: FINDING', ...")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the attack, such as steps=100; once for each.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="fooled or spent; else the attack's own.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test, parted by commas, or all.")] = "test",
+    images: Annotated[int, typer.Option("--images", min=1, help="At most so many images, drawn by the seed.")] = 100,
+    form: Annotated[
+        str, typer.Option("--format", help="png, png16, npz or dicom; auto: as the images came, PNG where they were resampled.")
+    ] = "auto",
+    native: Annotated[
+        bool, typer.Option("--native", help="Attack images as they are stored; the model resamples them inside.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Attack images of a set and write them as files, which are read and judged again.
+
+    Writes OUTPUT/images, OUTPUT/records.csv and OUTPUT/summary.json. Work that was interrupted continues: run the same command
+    again.
+
+    Examples:
+
+      antivenom attack --model runs/kermany/model.safetensors --data kermany --root ~/data --attack pgd --epsilon 2/255 -o adv
+
+      antivenom attack --model hospital.models:chest --data dicom-folder --root ~/scans --native --attack apgd -e 2/255 -o adv
+
+      antivenom attack --model m.safetensors --data phantom-skin --attack cw --threat l2 -e 1 --set steps=200 --format npz -o a
+    """
+    from antivenom.cli import attack as command
+    from antivenom.cli.audit import Wanted
+
+    asked = command.Asked(attack, epsilon, threat, goal, settings or [], until, split, images, form, native, seed)
+    command.attack(model, Wanted(data, root, label, size, count, split_file, download), output, asked, device=device)
 
 
 @app.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,16 +9,12 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from antivenom.attacks import ATTACKS, Sees, attack
-from antivenom.data.imageset import ImageSet
 from antivenom.errors import SettingsError
 from antivenom.task import Task
 from antivenom.threat.card import EVERY_FINDING, UNTARGETED, goal_for, number, perturbation_set
 from antivenom.threat.objectives import OBJECTIVES
 
 CLEAN = "none"
-LEVELS = (0.25, 0.5, 1, 2, 4, 8)  # epsilons of the default security curve, in grey levels of 8 bits
-STANDARD = ("fgsm", "bim", "pgd", "mim", "square", "noise")
-UNBOUNDED = 1.0  # the whole range of a value: what no model withstands
 
 
 def default_goal(task: Task) -> str:
@@ -47,12 +41,12 @@ class Row(Frozen):
     @property
     def cost(self) -> float:
         """Expected work per image in forward passes, a gradient counting as three: for showing the time left."""
-        steps = int(self.settings.get("steps", 1)) * int(self.settings.get("restarts", 1))
         if self.attack == CLEAN or ATTACKS[self.attack].sees is Sees.NOTHING:
             return 2.0
-        passes = 3 * steps if ATTACKS[self.attack].sees is Sees.GRADIENT else int(self.settings.get("queries", 5000))
+        passes = ATTACKS[self.attack].passes(self.settings)
         # Most images fall at once to a large epsilon and leave; those that resist pay in full.
-        return 2 + passes * (1 if self.until == "spent" else min(1.0, 1 / 255 / max(self.epsilon, 1e-6)))
+        large = 1 / 255 / max(self.epsilon, 1e-6) if self.threat.startswith("linf") else 0.5
+        return 2 + passes * (1 if self.until == "spent" else min(1.0, large))
 
 
 class Protocol(Frozen):
@@ -92,11 +86,6 @@ class Protocol(Frozen):
         clean = self.plan[0].model_copy(update={"goal": default_goal(task)})
         return self.model_copy(update={"plan": (clean, *self.plan[1:])})
 
-    @staticmethod
-    def of(data: ImageSet) -> Protocol:
-        """The standard plan for these images."""
-        return Protocol(plan=standard(data.task, data[0].image.numel()))
-
     def model_post_init(self, _: Any) -> None:
         """Check what no single field can."""
         if not self.plan or self.plan[0].attack != CLEAN or any(row.attack == CLEAN for row in self.plan[1:]):
@@ -130,62 +119,3 @@ def read_protocol(path: str | Path) -> Protocol:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise SettingsError(f"{path}: {place}: {first['msg']} (got {first['input']!r})") from None
-
-
-def standard(
-    task: Task,
-    values: int,
-    *,
-    attacks: Sequence[str] = STANDARD,
-    levels: Sequence[float] = LEVELS,
-    steps: int = 40,
-    queries: int = 500,
-    goal: str | None = None,
-    l2: bool = True,
-) -> tuple[Row, ...]:
-    """The default plan: the standard attacks at every epsilon in Linf, PGD in L2 too, noise beside them, and one unbounded row.
-
-    Multi-label tasks are attacked in all findings at once and to the end of the budget, since no single step wins.
-
-    Args:
-        task: what the model decides.
-        values: channels x height x width of an image. An L2 budget of equal visibility grows with the root of it: the radii
-            are such that the mean squared change per value is that of half the Linf levels.
-        attacks: names from `ATTACKS`.
-        levels: Linf epsilons in grey levels of 8 bits, at least one.
-        steps: of PGD; BIM and MIM take a quarter, as their papers' ten stand to Madry's forty.
-        queries: of Square.
-        goal: as in `threat.card`; None for the default of the task.
-        l2: whether to add PGD and noise in L2.
-
-    Raises:
-        SettingsError: no level, or an unknown attack.
-    """
-    if not levels:
-        raise SettingsError("a security curve needs at least one epsilon")
-    goal = goal or default_goal(task)
-    until: Literal["fooled", "spent"] = "spent" if task.multilabel else "fooled"
-    soft = {"objective": "log_likelihood"} if task.multilabel else {}
-    few = max(1, steps // 4)
-    settings: Mapping[str, dict[str, int | float | str | bool]] = {
-        "pgd": {"steps": steps, "step_size": 0.1, "restarts": 1, **soft},
-        "bim": {"steps": few, "step_size": 1 / few, **soft},
-        "mim": {"steps": few, "step_size": 1 / few, **soft},
-        "apgd": {"steps": steps, "restarts": 1, **soft},
-        "fgsm": {**soft},
-        "square": {"queries": queries, **soft},
-        "noise": {"tries": 1},
-    }
-
-    def row(name: str, threat: str, epsilon: float) -> Row:
-        attack(name)
-        return Row(attack=name, settings=settings[name], goal=goal, threat=threat, epsilon=epsilon, until=until)
-
-    rows = [Row(attack=CLEAN, goal=default_goal(task))]
-    rows += [row(name, "linf", level / 255) for level in levels for name in attacks]
-    if l2:
-        both = [name for name in ("noise", "pgd") if name in attacks]
-        rows += [row(name, "l2", level / 2 / 255 * math.sqrt(values)) for level in levels for name in both]
-    if "pgd" in attacks:
-        rows.append(row("pgd", "linf", UNBOUNDED))
-    return tuple(rows)

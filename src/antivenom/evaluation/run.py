@@ -29,6 +29,7 @@ from antivenom.models.execution import Victim, accelerate, execute
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
 from antivenom.records.audit import Audit
+from antivenom.records.plan import size
 from antivenom.records.store import Store
 from antivenom.records.tables import Answer, Example, Scan
 from antivenom.threat.card import goal_for, perturbation_set
@@ -291,7 +292,7 @@ def _walk(bench: _Bench, vals: ImageSet, tests: ImageSet, progress: Progress | N
 
 
 def _told(row: Row) -> str:
-    return "clean" if row.attack == CLEAN else f"{row.attack}, {row.threat} {row.epsilon * 255:.4g}/255"
+    return "clean" if row.attack == CLEAN else f"{row.attack}, {row.threat} {size(row.threat, row.epsilon)}"
 
 
 def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[Example], list[Answer]]:

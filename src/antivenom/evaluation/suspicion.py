@@ -23,7 +23,8 @@ from antivenom.evaluation.difficulties import DIFFICULTIES, MANY_ZERO
 from antivenom.metrics.classification import answer_share
 from antivenom.metrics.significance import holm, sign_flip
 from antivenom.records.audit import NOTE, SERIOUS, Audit, Flag
-from antivenom.records.plan import PlanRow, open_to
+from antivenom.records.plan import PlanRow, open_to, size
+from antivenom.threat.card import NORMS
 
 Array = np.ndarray[Any, Any]
 
@@ -62,9 +63,15 @@ def one_step_beats_many(audit: Audit) -> Flag | None:
 
 
 def black_box_beats_white_box(audit: Audit) -> Flag | None:
-    """An attack that sees scores only turns more decisions than the best of those that see gradients."""
+    """An attack that sees scores only turns more decisions than the best of those that see gradients.
+
+    Transformations are not held to this: along a few parameters the error has many hills, and draws all over them find the
+    highest more often than a climb (Engstrom et al., ICML 2019).
+    """
     pairs = []
     for rows in _battles(audit):
+        if rows[0].threat.split(",")[0] not in NORMS:
+            continue
         white = [row for row in rows if _sees(row, Sees.GRADIENT)]
         if white:
             best = max(white, key=lambda row: _damage(audit, row).mean())
@@ -320,5 +327,4 @@ def _named(row: PlanRow) -> str:
 
 
 def _where(row: PlanRow) -> str:
-    size = f"{row.epsilon * 255:g}/255" if row.threat.startswith("linf") else f"{row.epsilon:g}"
-    return f"{row.threat}, epsilon {size}"
+    return f"{row.threat}, epsilon {size(row.threat, row.epsilon)}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,12 +41,14 @@ class Victim:
         propose: what gradients come from: the same, a faster twin, or a surrogate for what has no gradient (BPDA).
         batch: images to keep in flight.
         execution: how `propose` runs, as a record says it.
+        oddities: what masks gradients, by name, where an attack has already looked; None: nobody has.
     """
 
     judge: Forward
     propose: Forward
     batch: int = BATCH
     execution: str = AS_GIVEN
+    oddities: Mapping[str, bool] | None = None
 
     @staticmethod
     def of(model: Forward | Victim) -> Victim:

@@ -63,6 +63,20 @@ class PlanRow:
         return name.strip() if kind == "targeted" else None
 
 
+def size(threat: str, epsilon: float) -> str:
+    """An epsilon as a label: in 255ths of the range where it is the change of a value, in values for L0, else as it is.
+
+    >>> size("linf", 2 / 255), size("l2", 0.5), size("l0", 12.0), size("placement", 0.5)
+    ('2/255', '0.5', '12 values', '50 % of its limits')
+    """
+    kind = threat.split(",")[0].strip()
+    if kind in ("linf", "stripes"):
+        return f"{epsilon * 255:.3g}/255"
+    if kind == "l0":
+        return f"{epsilon:g} values"
+    return f"{epsilon:.3g}" if kind in ("l1", "l2") else f"{100 * epsilon:.3g} % of its limits"
+
+
 @dataclass(frozen=True)
 class AttackFacts:
     """What is known of an attack: for the threat model and the bibliography."""

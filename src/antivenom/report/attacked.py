@@ -9,13 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from antivenom.records.audit import Audit
-from antivenom.records.plan import PlanRow
+from antivenom.records.plan import PlanRow, size
 from antivenom.report import words
 from antivenom.report.charts import Chart, Curve, security_chart
 from antivenom.report.figures import Figure, Ledger, plain_number
 from antivenom.report.panels import Panel, panels
 
 HALF = 0.5
+AXES = {
+    "linf": "largest change of a value, in 255ths of its range",
+    "stripes": "largest change of a column, in 255ths of the range",
+    "l2": "L2 norm of the change",
+    "l1": "sum of all changes (L1 norm)",
+    "l0": "values changed",
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,12 @@ def attacks_of(audit: Audit) -> Iterator[AttackRun]:
         facts = audit.attacks.get(rows[0].attack)
         settings = dict.fromkeys(words.settings_in_words(row) for row in rows)
         stops = dict.fromkeys("when fooled" if row.until == "fooled" else "when spent" for row in rows)
-        sees = {"gradient": "gradients (white box)", "scores": "scores (black box)", "nothing": "nothing (control)"}
+        sees = {
+            "gradient": "gradients (white box)",
+            "scores": "scores (black box)",
+            "labels": "decisions (black box)",
+            "nothing": "nothing (control)",
+        }
         yield AttackRun(
             _title(audit, rows[0]),
             sees.get(facts.sees, facts.sees) if facts else "",
@@ -150,7 +162,7 @@ def _block(audit: Audit, ledger: Ledger, threat: str, goal: str, epsilon: float)
     rows = audit.select(threat, goal, epsilon=epsilon)
     ordered = sorted(rows, key=lambda row: (row.control, row.number))
     return SizeBlock(
-        words.size(threat, epsilon),
+        size(threat, epsilon),
         words.size_in_words(threat, epsilon, _values(audit)),
         (first, *(_line(audit, ledger, row) for row in ordered)),
     )
@@ -178,10 +190,11 @@ def _line(audit: Audit, ledger: Ledger, row: PlanRow) -> AttackLine:
 def _charts(audit: Audit, threat: str, goal: str, ident: str) -> Iterator[Chart]:
     """Accuracy against size; for findings the mean AUROC beside it, since absent findings make up most of accuracy."""
     name = words.threat_name(threat)
-    x_label = "largest change of a value, in 255ths of its range" if words.norm(threat) == "linf" else "L2 norm of the change"
+    kind = words.norm(threat)
+    x_label = AXES.get(kind, f"share of the limits of {kind}")
 
     def tick(epsilon: float) -> str:
-        return words.plain(epsilon * 255 if words.norm(threat) == "linf" else epsilon, 2)
+        return words.plain(epsilon * 255 if kind in ("linf", "stripes") else epsilon, 2)
 
     rows = [row for row in audit.select(threat, goal) if not row.unbounded]
     labels = list(dict.fromkeys(row.label for row in sorted(rows, key=lambda row: (not row.control, row.number))))

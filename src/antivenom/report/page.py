@@ -13,6 +13,8 @@ from antivenom.records.audit import Audit, Flag
 from antivenom.records.plan import AttackFacts
 from antivenom.report import words
 from antivenom.report.attacked import AttackRun, Battle, Headline, attacks_of, battles_of, headline_of
+from antivenom.report.charts import Chart
+from antivenom.report.examined import Examined, cost_chart, examined_of
 from antivenom.report.figures import Figure, Ledger
 from antivenom.report.origin import provenance_of
 from antivenom.report.sentences import LIMITS, not_measured, summary_of, verdict_of
@@ -63,6 +65,8 @@ class Page:
     tiles: tuple[Tile, ...]
     card: tuple[Statement, ...]
     flags: tuple[Flag, ...] | None
+    examined: Examined | None
+    effort: Chart | None
     clean: Clean
     attacks: tuple[AttackRun, ...]
     battles: tuple[Battle, ...]
@@ -117,6 +121,8 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         tiles=tuple(_tiles(clean, headline, multilabel)),
         card=threat_model(audit),
         flags=audit.flags,
+        examined=examined_of(audit, ledger),
+        effort=cost_chart(audit, headline.threat, headline.goal, headline.epsilon) if headline else None,
         clean=clean,
         attacks=tuple(attacks_of(audit)),
         battles=battles,

@@ -13,9 +13,8 @@ import numpy as np
 
 from antivenom.metrics.calibration import probabilities
 from antivenom.records.audit import Audit
-from antivenom.records.plan import PlanRow
+from antivenom.records.plan import PlanRow, size
 from antivenom.records.store import Store
-from antivenom.report.words import size
 
 Array = np.ndarray[Any, Any]
 

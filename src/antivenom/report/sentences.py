@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from antivenom.metrics.intervals import Estimate
 from antivenom.records.audit import Audit
+from antivenom.records.plan import size
 from antivenom.report import words
 from antivenom.report.attacked import Headline
 from antivenom.report.unchanged import Clean
@@ -101,7 +102,7 @@ def _helpless_from(audit: Audit, headline: Headline) -> str:
         worst = audit.worst_case(headline.threat, epsilon, headline.goal)
         balanced = audit.balanced_accuracy_of(worst.right)
         if balanced.measured and balanced.value <= chance:
-            where = words.size(headline.threat, epsilon)
+            where = size(headline.threat, epsilon)
             return (
                 f"From {where} on, the model under attack is worth no more than an answer that does not look at the image: its "
                 f"balanced accuracy is {words.percent(balanced)}, that of any constant answer {100 * chance:.1f} %."
@@ -115,7 +116,7 @@ def not_measured(audit: Audit, clean: Clean, named: bool) -> Iterator[str]:
     for row in open_rows:
         done, wanted = audit.progress[row.number]
         yield (
-            f"{row.label}, {words.threat_name(row.threat)} {words.size(row.threat, row.epsilon)}, {row.goal}: {done:,} of "
+            f"{row.label}, {words.threat_name(row.threat)} {size(row.threat, row.epsilon)}, {row.goal}: {done:,} of "
             f"{wanted:,} images are measured; no figure of it is stated."
             if not row.clean
             else f"clean images: {done:,} of {wanted:,} are measured."

@@ -12,7 +12,7 @@ NOT_MEASURED = "not measured"
 
 
 def norm(threat: str) -> str:
-    """The norm of a threat: `linf` or `l2`."""
+    """The norm of a threat, such as `linf`, or the name of a transformation."""
     return threat.split(",")[0].strip()
 
 
@@ -23,7 +23,7 @@ def threat_name(threat: str) -> str:
     'L∞, grid 1/255'
     """
     name, _, rest = threat.partition(",")
-    return {"linf": "L∞", "l2": "L2"}.get(name, name) + (f",{rest}" if rest else "")
+    return {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}.get(name, name) + (f",{rest}" if rest else "")
 
 
 def plain(number: float, digits: int = 3) -> str:
@@ -35,24 +35,26 @@ def plain(number: float, digits: int = 3) -> str:
     return f"{number:.{digits}g}"
 
 
-def size(threat: str, epsilon: float) -> str:
-    """An epsilon as a label: in 255ths of the range for Linf, as it is for other norms.
-
-    >>> size("linf", 2 / 255), size("l2", 0.5)
-    ('2/255', '0.5')
-    """
-    return f"{plain(epsilon * 255)}/255" if norm(threat) == "linf" else plain(epsilon)
-
-
 def size_in_words(threat: str, epsilon: float, values: int) -> str:
     """An epsilon in a sentence; `values` is channels x height x width, over which other norms spread.
 
     >>> size_in_words("linf", 2 / 255, 4096)
     'at most 2 of 255 grey levels in any pixel'
+    >>> size_in_words("l0", 41.0, 4096)
+    'any change of 41 values (1 % of the image)'
     """
-    if norm(threat) == "linf":
+    kind = norm(threat)
+    if kind == "linf":
         return f"at most {plain(epsilon * 255)} of 255 grey levels in any pixel"
-    return f"{plain(typical_levels(epsilon, values), 2)} of 255 grey levels in a typical pixel (L2 norm {plain(epsilon)})"
+    if kind == "stripes":
+        return f"at most {plain(epsilon * 255)} of 255 grey levels, the same all down a column"
+    if kind == "l2":
+        return f"{plain(typical_levels(epsilon, values), 2)} of 255 grey levels in a typical pixel (L2 norm {plain(epsilon)})"
+    if kind == "l1":
+        return f"{plain(255 * epsilon / values, 2)} of 255 grey levels in the mean over pixels (L1 norm {plain(epsilon)})"
+    if kind == "l0":
+        return f"any change of {epsilon:g} values ({plain(100 * epsilon / values, 2)} % of the image)"
+    return f"{100 * epsilon:.3g} % of the limits of {kind}"
 
 
 def typical_levels(epsilon: float, values: int) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+ROUNDING = 2**-23  # of float32 at 1
 EDGE = 1e-6  # of the range: so near its end a value stands at it, or rounding would decide
 
 
@@ -80,7 +81,8 @@ class Pixels:
         if self.grid is None:
             return delta
         grid = per_image(self.grid, delta)
-        whole = ((delta / grid).abs() + 1e-3).floor()  # 1e-3: what float32 leaves of a whole number of steps
+        slack = 1e-3 + ROUNDING / torch.as_tensor(grid)  # what float32 leaves of a whole number of steps
+        whole = ((delta / grid).abs() + slack).floor()
         return whole * delta.sign() * grid
 
     def describe(self) -> str:

@@ -57,6 +57,10 @@ class L1(PerturbationSet):
         best = (free.abs() >= per_image(least, free)) & (free != 0)
         return free.sign() * best / per_image(best.flatten(1).sum(1).clamp_min(1), free)
 
+    def reach(self, gradient: Tensor, rise: Tensor, low: Limit, high: Limit) -> Tensor:
+        uphill = self.pixels.free(gradient) * per_image(rise.sign(), gradient)
+        return _in_turn(uphill, uphill.abs(), rise.abs(), low, high, self.pixels.tied)
+
     def sample(self, like: Tensor, draws: Draws) -> Tensor:
         radius = draws.at(1).uniform().to(like) ** (1 / math.prod(like.shape[1:]))
         return per_image(radius, like) * self.extreme(like, draws.at(0))
@@ -81,10 +85,12 @@ class L0(PerturbationSet):
 
     def shrink(self, delta: Tensor, low: Limit = -math.inf, high: Limit = math.inf) -> Tensor:
         inside = torch.clamp(delta, low, high)  # type: ignore[arg-type]
+        if bool((self.size(inside) <= torch.as_tensor(self.epsilon).to(delta)).all()):
+            return inside
         gain = delta.square() - (delta - inside).square()  # how much nearer a value brings the perturbation to `delta`
         epsilon = torch.as_tensor(self.epsilon).to(delta).expand(len(delta))
         if self.pixels.tied:
-            kept = _largest(gain[:, :1].flatten(1), epsilon // delta.shape[1]).view_as(gain[:, :1])
+            kept = _largest(gain[:, :1].flatten(1), (epsilon / delta.shape[1]).floor()).view_as(gain[:, :1])
         else:
             kept = _largest(gain.flatten(1), epsilon).view_as(gain)
         return inside * kept
@@ -97,6 +103,11 @@ class L0(PerturbationSet):
 
     def direction(self, gradient: Tensor) -> Tensor:
         return self.steepest(gradient)
+
+    def reach(self, gradient: Tensor, rise: Tensor, low: Limit, high: Limit) -> Tensor:
+        uphill = self.pixels.free(gradient) * per_image(rise.sign(), gradient)
+        gain = torch.maximum(uphill * low, uphill * high)
+        return _in_turn(uphill, gain, rise.abs(), low, high, self.pixels.tied)
 
     def sample(self, like: Tensor, draws: Draws) -> Tensor:
         return self.extreme(like, draws.at(0)) * draws.at(1).uniform(*like.shape[1:]).to(like)
@@ -124,3 +135,19 @@ def _largest(values: Tensor, count: Tensor) -> Tensor:
     order = values.argsort(stable=True, dim=1, descending=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(values.shape[1], device=values.device).expand_as(order))
     return (rank < count.floor()[:, None]) & (values > 0)
+
+
+def _in_turn(gradient: Tensor, worth: Tensor, rise: Tensor, low: Limit, high: Limit, tied: bool) -> Tensor:
+    """Values that go uphill to their limits one after the other, the worthiest first, until they have risen by `rise` `(B,)`.
+
+    The last of them goes part of its way; of equals, the first one in the image goes first. Tied channels go as one.
+    """
+    way = torch.where(gradient > 0, high, low).where(gradient != 0, 0)
+    gain = gradient * way
+    if tied:
+        worth, gain = worth[:, :1], gain.sum(1, keepdim=True)
+    order = worth.flatten(1).argsort(stable=True, dim=1, descending=True)
+    gains = gain.flatten(1).gather(1, order)
+    before = gains.cumsum(1) - gains
+    share = ((rise[:, None] - before) / gains.clamp_min(TINY)).clamp(0, 1)
+    return way * torch.zeros_like(share).scatter(1, order, share).view_as(gain)
