@@ -15,9 +15,10 @@ for what in "${@:-strength speed memory}"; do
   for kind in $what; do
     case $kind in
       strength)
-        run strength $kermany --images 64 --linf 1/255 2/255 4/255 --l2 0.25 0.5
-        run strength $hardened --images 64 --linf 4/255 8/255 --l2 1 --norms linf l2
-        run strength $skin --images 64 --linf 0.5/255 1/255 --l2 0.2 --norms linf l2
+        run strength $kermany --images 64 --linf 2/255 4/255 --l2 0.5 --queries 500 --budgets 200
+        run strength $hardened --images 64 --linf 4/255 8/255 --l2 1 --queries 0 --budgets 200 --norms linf l2
+        run strength $skin --images 64 --linf 0.5/255 1/255 --l2 0.2 --queries 0 --budgets 200 --norms linf l2
+        run strength $kermany --images 64 --linf --l2 --queries 0 --budgets 1000 --norms l2 linf
         ;;
       speed)
         # Three turns beside the two libraries that are the fastest, one beside the others.

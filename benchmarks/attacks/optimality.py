@@ -30,7 +30,7 @@ def optimality(distances: Array, best: Array) -> float:
     """How near the distances `(n,)` of an attack, infinite where it failed, come to the `best` known ones `(n,)`.
 
     >>> best = np.array([0.1, 0.2, 0.4])
-    >>> optimality(best, best), optimality(np.full(3, np.inf), best)
+    >>> optimality(best, best), round(abs(optimality(np.full(3, np.inf), best)), 9)
     (1.0, 0.0)
     >>> round(optimality(np.array([0.1, 0.3, np.inf]), best), 3)
     0.8
@@ -38,7 +38,7 @@ def optimality(distances: Array, best: Array) -> float:
     end = best[np.isfinite(best)].max(initial=0)
     clean = float((best > 0).mean())
     area, least = (float(np.minimum(d, end).mean()) for d in (np.asarray(distances, dtype=float), best))
-    most = clean * end
+    most = float(clean * end)
     return 1.0 if most == least else 1 - (area - least) / (most - least)
 
 

@@ -23,10 +23,11 @@ AS_MANY_STEPS = "antivenom, as many steps"  # as the peers, whatever the judge's
 # Forward and backward passes of one step, by the number of classes, where they are not two.
 A_STEP: dict[str, Callable[[int], int]] = {
     "deepfool": lambda classes: 1 + min(classes - 1, 10),
-    "fab": lambda classes: 1 + min(classes - 1, 10),
+    "fab": lambda classes: 2 + min(classes - 1, 10),
 }
-# Share of a budget that goes into steps, where the judge is another model and is asked at each nearer point.
-ASKED = {"cw": 0.9}
+AT_THE_END = {"cw": 0, "fab": 4}  # passes after the last step, where it is not one look at the last point
+# Share of a budget that goes into steps where the judge is another model, asked at each nearer point: as it was seen to be.
+ASKED = {"cw": 0.94, "sigma_zero": 0.9, "ddn": 0.86, "fab": 0.9}
 ASKED_BY_OTHERS = 0.8
 
 
@@ -65,8 +66,12 @@ def run(
     return row(victim, x, goal, allowed, **given, generator=Draws.of(setting.seed, image_keys(keys)))
 
 
-def steps_for(setting: Setting, budget: int, *, plain: bool) -> int:
-    """Steps that a budget of passes pays for: the last point is looked at without a gradient."""
+def steps_for(setting: Setting, budget: int, *, share: float = 1.0) -> int:
+    """Steps that a share of a budget of passes pays for."""
     a_step = A_STEP.get(setting.attack, lambda _: 2)(setting.classes) * setting.searches
-    share = 1 if plain else ASKED.get(setting.attack, ASKED_BY_OTHERS)
-    return max(1, math.floor((budget - 1) * share / a_step))
+    return max(1, math.floor((budget - AT_THE_END.get(setting.attack, 1)) * share / a_step))
+
+
+def as_many_steps(setting: Setting, budget: int) -> int:
+    """Steps that a budget pays for if nothing but steps is counted, as for the peers."""
+    return max(1, budget // (A_STEP.get(setting.attack, lambda _: 2)(setting.classes) * setting.searches))

@@ -18,7 +18,7 @@ import torch
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from antivenom.attacks import ATTACKS, SPENT
+from antivenom.attacks import ATTACKS
 from antivenom.data.datasets import load as load_data
 from antivenom.metrics.intervals import proportion
 from antivenom.models.execution import accelerate
@@ -98,9 +98,8 @@ def main() -> None:
         drawn = []
         for name, threat, epsilon, settings in FAMILIES[family]:
             row, allowed = ATTACKS[name], perturbation_set(threat, epsilon)
-            until = {"until": SPENT} if row.nearest else {}
             began = time.perf_counter()
-            found = row(victim, x, Untargeted(y), allowed, generator=Draws.of(0, image_keys(keys)), **settings, **until)
+            found = row(victim, x, Untargeted(y), allowed, generator=Draws.of(0, image_keys(keys)), **settings)
             seconds = time.perf_counter() - began
             share = proportion(found.success.numpy().astype(float), np.array(groups))
             sizes = _size(threat, found.x_adv - x)[found.success]

@@ -105,3 +105,21 @@ def test_a_boundary_that_only_the_proposer_sees_is_passed(affine, goal):
     assert found.success.all()
     honest = deepfool(model, x, goal, L2(math.inf, FREE), generator=DRAWS)
     assert L2(1.0).size(found.x_adv - x) < 2 * L2(1.0).size(honest.x_adv - x)
+
+
+def test_rounding_does_not_hold_it_up_before_the_boundary():
+    model = Plane().eval()
+    x = 0.5 + 0.1 * torch.randn(32, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = x[model.distance(x, L2) > 0.01]
+    y = model(x).argmax(1)
+    # Logits so large that float32 tells margins apart in steps of 8e-6 only.
+    found = deepfool(
+        lambda z: 100 + model(z),
+        x,
+        Untargeted(y),
+        L2(math.inf, FREE),
+        overshoot=0.0,
+        generator=Draws.of(0, torch.arange(len(x))),
+    )
+    assert found.success.all()
+    torch.testing.assert_close(L2(1).size(found.x_adv - x), model.distance(x, L2), rtol=0.01, atol=1e-3)

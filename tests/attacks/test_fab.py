@@ -42,9 +42,9 @@ def test_the_affine_case(kind, truth, other):
         found = fab(model, x, Untargeted(torch.tensor([0])), ball, targets=targets, generator=draws)
         assert truth * (1 - 1e-5) <= ball.size(found.x_adv - x).item() <= 1.01 * truth
         assert model(found.x_adv).argmax(1).item() == 2
-    aimed = fab(model, x, Targeted(torch.tensor([1])), ball, generator=draws)
-    assert model(aimed.x_adv).argmax(1).item() == 1
-    assert other * (1 - 1e-5) <= ball.size(aimed.x_adv - x).item()
+        aimed = fab(model, x, Targeted(torch.tensor([1])), ball, targets=targets, generator=draws)
+        assert model(aimed.x_adv).argmax(1).item() == 1
+        assert other * (1 - 1e-5) <= ball.size(aimed.x_adv - x).item()
 
 
 @KINDS
@@ -277,6 +277,29 @@ def test_the_point_that_is_stored_is_the_one_that_is_judged(kind):
     assert torch.equal(found.success, goal.reached(model(found.x_adv)))
     free = fab(model, x, goal, kind(math.inf, Pixels(region=region, tied=True)), steps=50, generator=draws)
     assert ball.size(delta).median() <= 1.1 * ball.size(free.x_adv - x).median()
+
+
+@KINDS
+def test_a_grid_far_coarser_than_the_distance_is_walked_to(kind, draws):
+    """A walk that believed the unrounded point would step back before it reaches the first value that can be stored."""
+    model = Plane().eval()
+    x = (0.5 + 0.1 * torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(1))).mul(8).round() / 8
+    x = x[model.distance(x, Linf) > 1e-3]  # a hundredth of what can be stored is as far as 100 steps carry
+    some = draws.take(torch.arange(len(x)))
+    found = fab(model, x, Untargeted(model(x).argmax(1)), kind(math.inf, Pixels(grid=1 / 8)), generator=some)
+    assert found.success.all()
+    torch.testing.assert_close(8 * found.x_adv, (8 * found.x_adv).round())
+
+
+def test_a_condition_without_a_slope_does_not_hold_up_the_others():
+    def model(z):
+        one, other = (z - 0.5).flatten(1).unbind(1)
+        return torch.stack([one + other - 0.4, (one - 0.15).relu() - 0.02], 1)
+
+    x, goal = torch.full((1, 1, 1, 2), 0.5), Findings(torch.tensor([[1, 1]]), torch.zeros(2))
+    found = fab(model, x, goal, L2(math.inf), generator=Draws.of(0, torch.arange(1)))
+    assert found.success.all()
+    assert L2(1.0).size(found.x_adv - x).item() == pytest.approx(0.4 / math.sqrt(2), rel=0.01)
 
 
 def test_a_boundary_that_only_the_proposer_sees_is_passed():

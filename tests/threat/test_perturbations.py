@@ -114,3 +114,11 @@ def test_sixteen_bits_are_stored_without_losing_a_step(generator):
     once = allowed.realise(moved, x)
     torch.testing.assert_close(once, moved, rtol=0, atol=1e-7)
     torch.testing.assert_close(allowed.realise(once, x), once, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_extreme_draw_is_of_full_size_where_channels_are_tied_too(draws, kind):
+    x = torch.full((32, 3, 16, 16), 0.5)
+    ball = kind(SIZES[kind], Pixels(tied=True))
+    moved = ball.project(x + ball.extreme(x, draws), x) - x
+    torch.testing.assert_close(ball.size(moved), torch.full((32,), ball.epsilon))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import Look, State, climb, linearised, nearest, only_looked
+from antivenom.attacks.ascent import Look, State, climb, linearised, nearest, only_looked, wide
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -86,6 +86,11 @@ class _Linearised:
         images = torch.arange(len(point), device=point.device)
         slope, missing = slopes[images, chosen], margins[images, chosen].abs().nan_to_num(0, 0, 0)
         step_to_it = allowed.reach(slope, missing, *pixels.limits(point))
-        moved = problem.x + pixels.clip(point + (1 + self.overshoot + BEYOND) * step_to_it - problem.x, problem.x)
+        # A share of a step that is next to nothing is nothing in float32: without a growing share of the way so far a point
+        # that rounding holds up before the boundary would stay there.
+        further = BEYOND * step.to(missing) * allowed.size(point - problem.x)
+        further = wide(further) * allowed.steepest(pixels.passable(slope, point))
+        moved = point + (1 + self.overshoot + BEYOND) * step_to_it + further
+        moved = problem.x + pixels.clip(moved - problem.x, problem.x)
         zero = (slope == 0).flatten(1).all(1) & (met <= 0)
         return Look(point, met, (moved,), slopes.shape[1], zero, broken)

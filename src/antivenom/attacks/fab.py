@@ -52,7 +52,7 @@ def fab(
         model: images `(B, C, H, W)` to logits `(B, A)`, in evaluation mode, or a `Victim`.
         x: images `(B, C, H, W)` in the range of `allowed.pixels`.
         goal: what is wanted. For `Untargeted` there is a boundary with each other class, as in the paper; where all conditions
-            are wanted (a target, findings), which it does not treat, each step goes across all of their boundaries.
+            are wanted (a target, findings), which the paper does not treat, each step goes across all of their boundaries.
         allowed: the norm, and the largest perturbation that counts; an infinite epsilon counts any.
         steps: of each walk; each costs two queries and a gradient per condition that is linearised.
         restarts: walks per image. All but the first go on from a random point within half of epsilon, where that is infinite
@@ -66,15 +66,15 @@ def fab(
         beta: the share of a perturbation that is kept once it fools; 0.9 in the paper.
         candidates: so many conditions, those that decide by margin, are linearised at each step; each costs a backward pass.
             Towards a target it is one, the target against the class that leads.
-        until: `SPENT`, which goes on to nearer points and ends on a search between the nearest and the image, or `FOOLED`,
-            which takes the first.
+        until: `SPENT`, which goes on to nearer points and ends on a search between the nearest and the image, for four queries
+            more; or `FOOLED`, which takes the first.
         generator: the only source of randomness; only restarts draw.
 
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
     problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2, L1), endless=True)
-    walk = _Walk(steps, alpha_max, eta, beta, 1 if targets else candidates)
+    walk = _Walk(steps, alpha_max, eta, beta, 1 if targets and not problem.goal.every else candidates)
     if targets:
         found = climb_each_way(problem, walk, targets, restarts=restarts, until=until, merit=nearest)
     else:
@@ -153,7 +153,7 @@ class _Planes:
         return _Planes(slopes[images, chosen] / scale, missing[images, chosen])
 
     def way(self, problem: Problem, point: Tensor, start: Tensor) -> Tensor:
-        """The smallest way from `start` across them all, as seen from `point`.
+        """The smallest way from `start` across them all, as seen from `point`: of one plane exactly, of several nearly.
 
         A mixture of conditions is met wherever all are, so the way across its plane is never too long; it is the right one
         for the mixture that needs the longest. That is found by turns: each gives a vote to the condition that is farthest
@@ -182,7 +182,7 @@ class _Planes:
 
 
 def _draw_in(problem: Problem, found: Gathered) -> None:
-    """The final search (paper, section 3): nearer points on the line to the image, where the margin is zero if it is straight.
+    """The paper's final search: nearer points on the line to the image, each where the margin would be zero were it straight.
 
     It asks the judge, at the image and at each point: the last percents are no matter for a twin.
     """

@@ -29,7 +29,7 @@ def fit_simba_universal(
     goal: Goal,
     allowed: PerturbationSet,
     *,
-    steps: int = 500,
+    steps: int = 1000,
     step_size: float = 0.2,
     share: float = 28 / 299,
     generator: torch.Generator | Draws,
@@ -46,7 +46,7 @@ def fit_simba_universal(
         goal, allowed: what is wanted of each image and what is allowed.
         steps: waves that are tried, at two forward passes per image each, and one before the first.
         step_size: size of a wave as a fraction of epsilon, in the norm of `allowed`.
-        share: of the frequencies along each axis that are tried, the lowest first; 28 of 299 in the paper.
+        share: of the frequencies along each axis that are tried, the lowest; 28 of 299 in the authors' code.
         generator: the only source of randomness: the order of the waves, drawn by the stream of the first image.
 
     Returns:

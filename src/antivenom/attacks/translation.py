@@ -26,7 +26,7 @@ from antivenom.threat.sparse import L1
 
 SIDE = 224  # pixels from which the kernel keeps its width; the paper's images have 299
 DEVIATIONS = 3.0  # of the Gaussian on either side of its middle (the authors' code)
-RESIZE = 1.1  # of the views, where they are diverse (paper, section 4.1)
+RESIZE = 1.1  # of the views, where they are diverse (the authors' code)
 
 
 def translation(

@@ -22,7 +22,7 @@ class ViewClimber:
     """Follow the mean gradient over fresh views of the point, and look at where that leads.
 
     The views say where to go and only the point itself how far it came, so every look costs a forward pass more than it has
-    views. The image itself is not looked at: the last of the points is as good as the first where nothing rises.
+    views. The image itself is not among the points looked at; until fooled, the loop has judged it before.
 
     Attributes:
         steps: moves per climb.

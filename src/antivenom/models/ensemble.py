@@ -1,10 +1,10 @@
 """Gradients from some models, judged by another: what an adversary without access to the target does.
 
 Logits are averaged, as in Dong, Liao, Pang, Su, Zhu, Hu, Li, "Boosting Adversarial Attacks with Momentum", CVPR 2018,
-https://arxiv.org/abs/1710.06081, section 3.4, where this transfers better than averaging probabilities or losses. They are
-averaged as they are: centring each model's logits would change no difference between classes, which is all that goals and
-objectives read, and scaling them would move the thresholds of findings. A model of larger logits therefore has more say;
-where that is not wanted, `weights` take it back.
+https://arxiv.org/abs/1710.06081, who find that this transfers better than averaging probabilities or losses. They are
+averaged as they are: centring each model's logits would change no difference between classes, which is all that the goals of
+classes read, and would move findings against their thresholds, as scaling would. A model of larger logits therefore has more
+say; where that is not wanted, `weights` take it back.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from antivenom.task import Task
 Array = np.ndarray[Any, Any]
 
 CLEAN, NOISE = "none", "noise"
+CONTROLS = (NOISE, "speckle")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class PlanRow:
 
     @property
     def control(self) -> bool:
-        """Whether it holds random noise, which wants nothing."""
-        return self.attack == NOISE
+        """Whether it holds random noise of some kind, which wants nothing."""
+        return self.attack in CONTROLS
 
     @property
     def unbounded(self) -> bool:
@@ -83,7 +84,7 @@ class AttackFacts:
 
     name: str
     title: str
-    sees: str  # 'gradient', 'scores' or 'nothing'
+    sees: str  # 'gradient', 'scores', 'labels' or 'nothing'
     summary: str
     paper: str
     url: str

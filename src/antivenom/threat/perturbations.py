@@ -139,7 +139,7 @@ class Linf(PerturbationSet):
         return per_image(self.epsilon, like) * (2 * draws.uniform(*like.shape[1:]).to(like) - 1)
 
     def extreme(self, like: Tensor, draws: Draws) -> Tensor:
-        return per_image(self.epsilon, like) * (draws.uniform(*like.shape[1:]).to(like) - 0.5).sign()
+        return per_image(self.epsilon, like) * self.steepest(draws.uniform(*like.shape[1:]).to(like) - 0.5)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from antivenom.randomness import Draws
 from antivenom.threat.perturbations import TINY, Limit, PerturbationSet
 from antivenom.threat.pixels import per_image
 
+FINE = 2**-24  # by which float32 tells a number from 1
 MOVED = 0.01  # share of the values that a step in L1 moves (Tramèr, Boneh, NeurIPS 2019, section 4: the largest percent)
 BISECTIONS = 26  # then solved exactly between the two values that remain
 
@@ -67,7 +68,7 @@ class L1(PerturbationSet):
 
     def extreme(self, like: Tensor, draws: Draws) -> Tensor:
         luck = 2 * draws.uniform(*like.shape[1:]).to(like) - 1
-        spread = self.pixels.free(luck.sign() * -torch.log1p(-luck.abs().clamp_max(1 - TINY)))
+        spread = self.pixels.free(luck.sign() * -torch.log1p(-luck.abs().clamp_max(1 - FINE)))
         return per_image(self.epsilon, like) * spread / per_image(self.size(spread).clamp_min(TINY), like)
 
 
