@@ -85,7 +85,7 @@ def test_autoattack_runs_for_any_number_of_classes_and_beats_its_parts(classes, 
         partial(apgd, steps=10),
         partial(apgd, steps=10, targets=9, objective=dlr),
         partial(fab, steps=10, targets=9),
-        *([] if isinstance(allowed, L1) else [partial(square, queries=60)]),
+        *([] if isinstance(allowed, L1) else [partial(square, queries=60, share=0.8)]),
     ]
     for place, part in enumerate(parts):
         found = part(model, x, Untargeted(y), allowed, until=FOOLED, generator=draws.at(place))

@@ -55,8 +55,7 @@ def square(
         goal: what is wanted.
         allowed: a `Linf` or `L2` set.
         queries: forward passes per image, the one on the clean image included.
-        share: of the image that the first squares cover; by default 0.8 in Linf and 0.1 in L2, as in AutoAttack and in the
-            authors' experiments.
+        share: of the image that the first squares cover; by default 0.8 in Linf and 0.1 in L2, as in the authors' experiments.
         objective: what must rise for a square to be kept.
         until: `FOOLED` or `SPENT`.
         generator: the only source of randomness.
