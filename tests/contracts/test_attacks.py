@@ -173,6 +173,18 @@ def test_a_model_that_answers_nan_is_not_fooled(scan, name, kind):
 
 
 @EVERY
+def test_logits_a_thousand_times_as_large_change_no_result(scan, name, kind):
+    """The same decisions, and cross-entropy without a gradient: torchattacks, Foolbox and ART find nothing then."""
+    model, x, y = scan
+    ball = kind((40 if name in ("noise", "speckle") else 3) * model.distance(x, kind).median().item())
+    plain, large = (run(name, lambda z, factor=factor: factor * model(z), x, Untargeted(y), ball) for factor in (1.0, 3e4))
+    assert plain.success.any()
+    assert torch.equal(plain.success, large.success)
+    assert large.flags["saturated"].all()
+    assert not plain.flags["saturated"].any()
+
+
+@EVERY
 def test_a_model_without_a_gradient_is_flagged(scan, name, kind):
     model, x, y = scan
     ball = kind(1.05 * model.distance(x, kind).max().item())

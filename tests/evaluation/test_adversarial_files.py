@@ -358,7 +358,7 @@ def test_findings_are_hidden_at_the_thresholds_of_validation_images(tmp_path):
         write_adversarial(model, data.split("test"), hide, tmp_path)
     records = write_adversarial(model, data.split("test"), hide, tmp_path, vals=data.split("val"))
     assert len(records) == int(targets[12:, 1].sum())
-    thresholds = json.loads((tmp_path / "operating.json").read_text())
+    thresholds = json.loads((tmp_path / "operating.json").read_text())["thresholds"]
     for record in records:
         logits = model(read_image(tmp_path / record["filename"])[None])[0]
         assert ("Mass" in record["decision_stored"].split("|")) == bool(logits[1] > thresholds[1])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from antivenom.errors import LabelError
-from antivenom.threat.goals import Findings, Targeted, Untargeted
+from antivenom.threat.goals import Findings, Targeted, Untargeted, against_own_answer
 
 TIE, WIN, LOSS = [1.0, 1.0, 0.0], [0.0, 1.0, 0.5], [2.0, 1.0, 0.5]
 
@@ -79,3 +79,15 @@ def test_where_any_finding_does_each_is_a_way_and_where_all_are_wanted_there_is_
     assert [way.aim.wanted.tolist() for way in ways] == [[[0, 1, 0]], [[-1, 0, 0]]]
     every = Findings.against(targets, torch.zeros(3))
     assert every.aims(answer, 9) == [every]
+
+
+def test_the_most_probable_class_or_finding_is_overturned():
+    answer = torch.tensor([[0.2, 1.5, -1.0], [3.0, 2.9, 0.0]])
+    classes = against_own_answer(answer)
+    assert not classes.reached(answer).any()
+    assert classes.reached(answer.flip(1)).tolist() == [False, True]  # the first has its largest logit in the middle
+    findings = against_own_answer(answer, torch.zeros(3))
+    assert findings.wanted.tolist() == [[0, -1, 0], [-1, 0, 0]]
+    assert not findings.reached(answer).any()
+    assert findings.reached(answer - torch.tensor([[0.0, 1.6, 0.0], [3.1, 0.0, 0.0]])).all()  # the others are left alone
+    findings.check(2, 3)

@@ -1,7 +1,7 @@
 """The escalating gradient-sign method: FGSM at one size after another, a few steps of each, until the model is fooled.
 
 It is what AdvBox 2018 calls FGSM, and so what a paper reports that ran it with its defaults: not one step but up to a
-thousand. Goodman, Xin, Yang, Yuesheng, Junfeng, Huan, "Advbox: a toolbox to generate adversarial examples that fool neural
+thousand. Goodman, Hao, Wang, Wu, Xiong, Zhang, "Advbox: a toolbox to generate adversarial examples that fool neural
 networks", arXiv 2020, https://arxiv.org/abs/2001.05574
 """
 

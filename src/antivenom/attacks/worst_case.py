@@ -85,8 +85,8 @@ def autoattack(
     """AutoAttack's standard composition: APGD away from the truth, APGD and FAB towards each other class, Square.
 
     Two and three classes, for which the paper leaves its ratio undefined, and findings take the replacements that
-    `threat.objectives.dlr` states. There are as many targets as other classes, nine at most. In L1, as the authors' later
-    version, `square` has no part.
+    `threat.objectives.dlr` states. There are as many targets as other classes, nine at most. In L1 the authors give it more
+    restarts and a Square of that norm, which is not written here and has no part.
 
     Args:
         model: images `(B, C, H, W)` to logits `(B, A)`, in evaluation mode, or a `Victim`.
@@ -126,7 +126,8 @@ def spearhead(
 ) -> AttackResult:
     """The part of a worst case that finds nearly all of it: short climbs of APGD, first away from the truth, then at a target.
 
-    What it leaves out, AutoAttack finds on few images more: measured beside it in the benchmark of attacks.
+    It costs a fraction of AutoAttack, whose first two climbs it shortens; what it misses has to be measured on the model at
+    hand.
 
     Args:
         model: images `(B, C, H, W)` to logits `(B, A)`, in evaluation mode, or a `Victim`.

@@ -32,12 +32,12 @@ import torch
 from torch import Tensor
 
 from antivenom.attacks import Until, attack
-from antivenom.data.imageset import ImageSet, Sample, batches
+from antivenom.data.imageset import ImageSet, Sample
 from antivenom.data.reading import SUFFIXES, inside, read_image
 from antivenom.data.writing import Dicom, Format, Npz, Png, own_format, write_whole
 from antivenom.errors import DataError, RecordsError, SettingsError
+from antivenom.evaluation.operating import thresholds as operating_thresholds
 from antivenom.evaluation.protocol import Row
-from antivenom.metrics.classification import class_scores, one_hot, operating_points
 from antivenom.metrics.intervals import Estimate, proportion
 from antivenom.models.classifier import Classifier, check_ready
 from antivenom.models.execution import Victim, accelerate, execute
@@ -46,7 +46,6 @@ from antivenom.randomness import Draws, image_keys
 from antivenom.records.store import Store
 from antivenom.task import Task
 from antivenom.threat.card import goal_for, perturbation_set
-from antivenom.threat.objectives import OBJECTIVES
 from antivenom.threat.perturbations import Capability
 
 FORMATS: dict[str, Format] = {"png": Png(), "png16": Png(65535), "npz": Npz()}
@@ -150,7 +149,8 @@ def write_adversarial(
             f"but the model answers {', '.join(model.task.classes)} in {model.channels}"
         )
     store = Store(folder)
-    thresholds = _thresholds(store, model, vals)
+    multilabel, classes = model.task.multilabel, len(model.task.classes)
+    thresholds = operating_thresholds(store, model, vals) if multilabel else torch.zeros(classes)
     images = _concerned(images, order, thresholds)
     shard = max(1, min(SHARD, VALUES // images[0].image.numel()))
     _begin(store, model, images, order, shard, command)
@@ -213,21 +213,6 @@ class _Bench:
     images: ImageSet
 
 
-def _thresholds(store: Store, model: Classifier, vals: ImageSet | None) -> Tensor:
-    """Logits above which a finding counts as present, chosen as an audit chooses them; zeros for classes."""
-    classes = len(model.task.classes)
-    if not model.task.multilabel:
-        return torch.zeros(classes)
-    if not store.has_document("operating"):
-        if vals is None:
-            raise SettingsError("findings have thresholds that are chosen on validation images, and there are none")
-        logits = np.concatenate([_answers(model, batch.images).numpy() for batch in batches(vals, SHARD)])
-        truth = one_hot(vals.targets.numpy(), classes, multilabel=True).astype(bool)
-        points = operating_points(class_scores(logits, multilabel=True), truth)
-        store.write_document("operating", [None if np.isnan(point) else float(point) for point in points])
-    return torch.tensor([0.0 if point is None else point for point in store.document("operating")])
-
-
 def _concerned(images: ImageSet, order: Order, thresholds: Tensor) -> ImageSet:
     places = np.zeros(0, dtype=bool)
     if len(images):
@@ -269,7 +254,7 @@ def _begin(store: Store, model: Classifier, images: ImageSet, order: Order, shar
 
 
 def _victim(store: Store, model: Classifier, images: ImageSet, batch: int) -> Victim:
-    like = images[0].image[None].to(_device(model))
+    like = images[0].image[None].to(model.device)
     if not store.has_document("execution"):
         store.write_document("execution", accelerate(model, like, batch=batch).execution)
     return execute(model, like, store.document("execution"), batch=batch)
@@ -316,17 +301,14 @@ def _examined(bench: _Bench, samples: Sequence[Sample], forms: Sequence[Format])
     on_grid = allowed.pixels.grid is not None
     x = torch.stack([form.nearest(s.image) if on_grid else s.image for s, form in zip(samples, forms, strict=True)])
     goal, _ = goal_for(order.row.goal, task, torch.stack([sample.target for sample in samples]), bench.thresholds)
-    settings: dict[str, Any] = dict(order.row.settings)
-    if "objective" in settings:
-        settings["objective"] = OBJECTIVES[settings["objective"]]
-    device, draws = _device(bench.model), Draws.of(order.seed, image_keys(keys))
+    device, draws = bench.model.device, Draws.of(order.seed, image_keys(keys))
     run, until = attack(order.row.attack), Until(order.row.until)
-    result = run(bench.victim, x.to(device), goal.to(device), allowed, until=until, generator=draws, **settings)
+    result = run(bench.victim, x.to(device), goal.to(device), allowed, until=until, generator=draws, **order.row.arguments)
     names = [f"images/{file_name(key, form.suffix)}" for key, form in zip(keys, forms, strict=True)]
     for image, name, form in zip(result.x_adv.cpu(), names, forms, strict=True):
         form.write(image, inside(folder, name))
     stored = torch.stack([read_image(folder / name, channels=1 if x.shape[1] == 1 else 3) for name in names])
-    clean, attacked, again = (_answers(bench.model, images) for images in (x, result.x_adv, stored))
+    clean, attacked, again = (bench.model.answers(images) for images in (x, result.x_adv, stored))
     split_of = dict(zip(bench.images.keys, bench.images.index.splits[bench.images.rows].tolist(), strict=True))
     for i, sample in enumerate(samples):
         delta = stored[i] - x[i]
@@ -360,16 +342,6 @@ def _said(target: Tensor, task: Task) -> str:
     if not task.multilabel:
         return task.classes[int(target)]
     return "|".join(name for name, present in zip(task.classes, target.tolist(), strict=True) if present)
-
-
-@torch.no_grad()
-def _answers(model: Classifier, images: Tensor) -> Tensor:
-    """Logits `(B, A)` in float32 on the CPU."""
-    return torch.cat([model(part.to(_device(model))).float().cpu() for part in torch.split(images, SHARD)])
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _csv(records: Sequence[Record]) -> bytes:

@@ -1,6 +1,6 @@
 """Batteries: what an audit runs where nobody writes a plan of their own. Each is a value, made for a task and its images.
 
-`quick` finds nearly the worst case of pixel changes at a fraction of the cost; `standard` shows which attack does what;
+`quick` looks for the worst case of small pixel changes at a fraction of the cost; `standard` shows which attack does what;
 `exhaustive` runs everything that needs no other model: every norm, least changes, black boxes, AutoAttack, stripes and what
 scanners and technicians do.
 """

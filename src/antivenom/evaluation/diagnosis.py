@@ -16,6 +16,7 @@ from antivenom.attacks import ATTACKS, AttackResult
 from antivenom.errors import ModelError
 from antivenom.evaluation.binarisation import binarisation
 from antivenom.evaluation.indicators import indicators
+from antivenom.evaluation.protocol import arguments
 from antivenom.models.classifier import Classifier
 from antivenom.models.execution import Victim
 from antivenom.randomness import Draws
@@ -23,7 +24,6 @@ from antivenom.records.audit import Audit
 from antivenom.records.plan import PlanRow
 from antivenom.threat.card import perturbation_set
 from antivenom.threat.goals import Goal
-from antivenom.threat.objectives import OBJECTIVES
 from antivenom.threat.perturbations import PerturbationSet
 
 PREFERRED = ("pgd", "apgd")
@@ -60,7 +60,7 @@ def diagnose(
     """
     allowed = perturbation_set(row.threat, row.epsilon)
     assert isinstance(allowed, PerturbationSet)
-    settings = {name: OBJECTIVES[str(value)] if name == "objective" else value for name, value in row.settings.items()}
+    settings = arguments(row.settings)
     steps, restarts = int(row.settings.get("steps", 40)), int(row.settings.get("restarts", 1))
     harder: Mapping[str, Mapping[str, Any]] = {
         "as run": {},
@@ -73,7 +73,8 @@ def diagnose(
         found = ATTACKS[row.attack](victim, x, goal, allowed, generator=draws, **{**settings, **change})
         convergence[name] = found.success.tolist()
     tell("signs of failure on the way")
-    seen = indicators(victim, x, goal, allowed, steps=steps, generator=draws)
+    stride = {name: settings[name] for name in ("step_size",) if name in settings}
+    seen = indicators(victim, x, goal, allowed, steps=steps, generator=draws, **stride)
     signs = {name: getattr(seen, name).tolist() for name in ("vanished", "rough", "unfinished", "refused", "fooled")}
     document: dict[str, Any] = {"row": row.number, "convergence": convergence, "signs": signs}
     tell("examples planted for it to find")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,11 @@ class Row(Frozen):
     until: Literal["fooled", "spent"] = "fooled"
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The settings as the attack takes them: an objective is a function."""
+        return arguments(self.settings)
+
+    @property
     def cost(self) -> float:
         """Expected work per image in forward passes, a gradient counting as three: for showing the time left."""
         if self.attack == CLEAN or ATTACKS[self.attack].sees is Sees.NOTHING:
@@ -47,6 +53,11 @@ class Row(Frozen):
         # Most images fall at once to a large epsilon and leave; those that resist pay in full.
         large = 1 / 255 / max(self.epsilon, 1e-6) if self.threat.startswith("linf") else 0.5
         return 2 + passes * (1 if self.until == "spent" else min(1.0, large))
+
+
+def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings as an attack takes them: an objective is a function."""
+    return {name: OBJECTIVES[value] if name == "objective" else value for name, value in settings.items()}
 
 
 class Protocol(Frozen):

@@ -21,9 +21,10 @@ from antivenom.attacks import ATTACKS, AttackResult, Until, attack
 from antivenom.data.imageset import Batch, ImageSet, gather
 from antivenom.errors import DataError, RecordsError
 from antivenom.evaluation.diagnosis import diagnose, main_row
+from antivenom.evaluation.operating import thresholds as operating_thresholds
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
 from antivenom.evaluation.suspicion import suspicions
-from antivenom.metrics.classification import class_scores, one_hot, operating_points
+from antivenom.metrics.classification import one_hot
 from antivenom.models.classifier import Classifier, check_ready
 from antivenom.models.execution import Victim, accelerate, execute
 from antivenom.provenance import digest_code, machine, versions
@@ -33,10 +34,8 @@ from antivenom.records.plan import size
 from antivenom.records.store import Store
 from antivenom.records.tables import Answer, Example, Scan
 from antivenom.threat.card import goal_for, perturbation_set
-from antivenom.threat.objectives import OBJECTIVES
 
 Progress = Callable[[float, float, str], None]  # work done, work in all, what is being done
-RULE = "largest sensitivity + specificity on clean validation images"
 
 
 def run(
@@ -78,7 +77,7 @@ def run(
     digest = model.digest()
     _begin(store, data, tests, vals, protocol, {"name": name or model.architecture, "digest": digest})
     store.sweep()
-    thresholds = _operating(store, model, vals, protocol)
+    thresholds = operating_thresholds(store, model, vals)
     victim = _victim(store, model, tests, protocol)
     if not store.has_document("provenance"):
         store.write_document("provenance", _provenance(model, data, victim, digest, command, card or {}))
@@ -177,27 +176,13 @@ def _scans(images: ImageSet, split: str) -> Iterator[Scan]:
 
 def _victim(store: Store, model: Classifier, tests: ImageSet, protocol: Protocol) -> Victim:
     """The model as it is attacked; the way of running it is measured once and then kept for the whole run."""
-    like = gather([tests[i] for i in range(min(8, len(tests)))]).images.to(_device(model))
+    like = gather([tests[i] for i in range(min(8, len(tests)))]).images.to(model.device)
     if not store.has_document("execution"):
         fastest = accelerate(model, like, batch=protocol.batch) if protocol.execution == "auto" else Victim.of(model)
         threads = torch.get_num_threads()
         store.write_document("execution", {"execution": fastest.execution, "batch": protocol.batch, "threads": threads})
     chosen = store.document("execution")
     return execute(model, like, chosen["execution"], batch=chosen["batch"])
-
-
-def _operating(store: Store, model: Classifier, vals: ImageSet, protocol: Protocol) -> Tensor:
-    """Choose each class's operating point on the clean validation images, once."""
-    if not store.has_document("operating"):
-        logits = np.concatenate([_answers(model, batch.images).numpy() for _, batch in _shards(vals, protocol)])
-        multilabel, classes = model.task.multilabel, model.task.classes
-        truth = one_hot(vals.targets.numpy(), len(classes), multilabel=multilabel).astype(bool)
-        points = operating_points(class_scores(logits, multilabel=multilabel), truth)
-        values = [None if np.isnan(p) else float(p) for p in points]
-        store.write_document("operating", {"rule": RULE, "n": len(vals), "thresholds": values, "classes": list(classes)})
-    found = store.document("operating")["thresholds"]
-    # A finding that no validation image shows has no operating point: it is attacked at even odds.
-    return torch.tensor([0.0 if value is None else value for value in found], dtype=torch.float32)
 
 
 def _provenance(
@@ -245,7 +230,7 @@ def _examine(
         return
     batch = gather([tests[int(i)] for i in places])
     goal, concerned = goal_for(row.goal, model.task, batch.targets, thresholds)
-    x = batch.images[concerned].to(_device(model))
+    x = batch.images[concerned].to(model.device)
     keys = [key for key, chosen in zip(batch.keys, concerned.tolist(), strict=True) if chosen]
     if not keys:
         return
@@ -259,12 +244,6 @@ def _examine(
 
 
 # -- shards ------------------------------------------------------------------------------------------------------------
-
-
-def _shards(images: ImageSet, protocol: Protocol) -> Iterator[tuple[int, Batch]]:
-    for start in range(0, len(images), protocol.shard):
-        stop = min(start + protocol.shard, len(images))
-        yield start, gather([images[i] for i in range(start, stop)])
 
 
 def _walk(bench: _Bench, vals: ImageSet, tests: ImageSet, progress: Progress | None) -> None:
@@ -297,7 +276,7 @@ def _told(row: Row) -> str:
 
 def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[Example], list[Answer]]:
     """One shard of images under one row of the plan."""
-    device, protocol = _device(bench.model), bench.protocol
+    device, protocol = bench.model.device, bench.protocol
     goal, concerned = goal_for(row.goal, bench.model.task, batch.targets, bench.thresholds)
     places = concerned.nonzero()[:, 0].tolist()
     if not places:
@@ -305,7 +284,7 @@ def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[
     x = batch.images[concerned].to(device)
     keys = [batch.keys[i] for i in places]
     result = _attacked(bench, row, x, goal.to(device), Draws.of(protocol.seed, image_keys(keys)))
-    answers = _answers(bench.model, result.x_adv)
+    answers = bench.model.answers(result.x_adv)
     reached = goal.to(torch.device("cpu")).reached(answers)
     unconfirmed = result.success.cpu() & ~reached
     flags = {**result.flags, **({"unconfirmed": unconfirmed} if row.attack != CLEAN else {})}
@@ -352,19 +331,5 @@ def _attacked(bench: _Bench, row: Row, x: Tensor, goal: Any, draws: Draws) -> At
     if row.attack == CLEAN:
         ones, nothing = torch.ones(len(x), dtype=torch.int64), torch.zeros(len(x), dtype=torch.int64)
         return AttackResult(x, nothing.bool(), ones, nothing, {}, -ones.to(x))
-    settings: dict[str, Any] = dict(row.settings)
-    if "objective" in settings:
-        settings["objective"] = OBJECTIVES[settings["objective"]]
     allowed = perturbation_set(row.threat, row.epsilon)
-    return attack(row.attack)(bench.victim, x, goal, allowed, until=Until(row.until), generator=draws, **settings)
-
-
-@torch.no_grad()
-def _answers(model: Classifier, images: Tensor) -> Tensor:
-    """Logits `(B, A)` in float32 on the CPU, a bounded number of images at a time."""
-    device = _device(model)
-    return torch.cat([model(part.to(device)).float().cpu() for part in torch.split(images, 64)])
-
-
-def _device(model: torch.nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    return attack(row.attack)(bench.victim, x, goal, allowed, until=Until(row.until), generator=draws, **row.arguments)

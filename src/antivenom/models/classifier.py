@@ -15,6 +15,8 @@ from antivenom.errors import ImageError, ModelError
 from antivenom.provenance import digest_json, digest_tensors
 from antivenom.task import Task
 
+AT_ONCE = 64  # images in one forward pass of `Classifier.answers`
+
 
 class Step(nn.Module):
     """One operation on images `(B, C, H, W)` between the stored image and the network; see `presentation`.
@@ -144,6 +146,20 @@ class Classifier(nn.Module):
                 f"the task has {len(self.task.classes)} classes: {', '.join(self.task.classes)}"
             )
         return logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def answers(self, images: Tensor) -> Tensor:
+        """Logits `(B, A)` in float32 on the CPU, for any number of images on any device; a bounded number at a time.
+
+        Raises:
+            ModelError, ImageError: as `forward`.
+        """
+        return torch.cat([self(part.to(self.device)).float().cpu() for part in torch.split(images, AT_ONCE)])
 
     def features(self, images: Tensor) -> Tensor:
         """What the last layer sees: the penultimate activations `(B, D)`, pooled over places where there are any.

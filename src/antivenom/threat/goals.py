@@ -158,6 +158,23 @@ class Findings(Goal):
         return Findings(self.wanted.to(device), self.threshold.to(device), self.every)
 
 
+def against_own_answer(answer: Tensor, threshold: Tensor | None = None) -> Goal:
+    """Overturn what the model itself holds most probable, without knowing the truth.
+
+    Li, Zhu, "Robust Detection of Adversarial Attacks on Medical Images", ISBI 2020: the loss is that of the single class with
+    the highest probability.
+
+    Args:
+        answer: `(B, A)` logits of the unchanged images.
+        threshold: `(A,)` logits above which a finding counts as present; None where classes exclude each other. An image whose
+            most probable finding is not above it counts as fooled before the attack.
+    """
+    own = answer.argmax(1)
+    if threshold is None:
+        return Untargeted(own)
+    return Findings(torch.zeros_like(answer, dtype=torch.int64).scatter(1, own[:, None], -1), threshold)
+
+
 @dataclass(frozen=True)
 class Aimed(Goal):
     """A goal that is climbed by one of the ways to it; success is whatever meets the goal itself.
