@@ -10,6 +10,7 @@ from antivenom.attacks.fgsm import fgsm
 from antivenom.attacks.mim import mim
 from antivenom.attacks.noise import noise
 from antivenom.attacks.pgd import pgd
+from antivenom.models.execution import TWINS, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Targeted, Untargeted
 from antivenom.threat.perturbations import L2, Linf
@@ -46,6 +47,24 @@ def test_one_step_changes_the_answer_by_the_dual_norm(scene, draws, kind):
     fall = (model(x) - model(result.x_adv)).gather(1, y[:, None])[:, 0]
     dual = model.w.abs().sum() if kind is Linf else model.w.norm()
     torch.testing.assert_close(fall, (0.01 * dual).expand_as(fall), rtol=1e-4, atol=1e-7)
+
+
+def test_one_step_is_taken_along_the_model_s_own_gradient_and_no_twin_s(scene, draws):
+    model, x, y = scene
+    twin = Victim(model, lambda z: -model(z), execution=next(iter(TWINS)))
+    stand_in = Victim(model, lambda z: -model(z), execution="BPDA")
+    ball = Linf(model.distance(x, Linf).max().item() * 1.01)
+    assert fgsm(twin, x, Untargeted(y), ball, generator=draws).success.all()
+    assert not fgsm(stand_in, x, Untargeted(y), ball, generator=draws).success.any()  # what stands in has no other
+
+
+def test_a_step_costs_one_gradient_and_one_look_more(scene, draws):
+    model, x, y = scene
+    result = fgsm(model, x, Untargeted(y), Linf(1e-4), generator=draws)
+    assert result.queries.tolist() == [2] * 32
+    wrong = fgsm(model, x, Untargeted(1 - y), Linf(1e-4), generator=draws)
+    assert wrong.success.all()
+    assert torch.equal(wrong.x_adv, x)  # what is wrong as it stands is left alone
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])

@@ -19,6 +19,7 @@ from antivenom.attacks.result import AttackResult, Until
 from antivenom.threat.objectives import Objective
 
 Merit = Callable[[Problem, Tensor, Tensor], Tensor]  # points and their margins (B,) to what makes one point better than another
+TOGETHER = 4  # the judge looks at a quarter of a batch at once: it is dear, and dearer still for single images
 State = tuple[Tensor, ...]  # what an attack remembers of each image, the batch in front of every tensor
 Move = Callable[[Problem, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # point, gradient, memory to the next point, memory
 
@@ -69,7 +70,7 @@ class Gathered:
 
     def __init__(self, problem: Problem, merit: Merit) -> None:
         count, device = len(problem), problem.x.device
-        self._merit_of, self._oddities = merit, problem.victim.oddities or {}
+        self.merit_of, self._oddities = merit, problem.victim.oddities or {}
         self.x_adv = problem.x.clone()
         self.merit = torch.full((count,), -torch.inf, device=device)
         self.margin = self.merit.clone()
@@ -85,7 +86,7 @@ class Gathered:
             self.queries[images] += 1
         else:
             stored, margin = points, seen
-        merit = self._merit_of(problem, stored, margin)
+        merit = self.merit_of(problem, stored, margin)
         better = merit > self.merit[images]  # a NaN is never better
         chosen = images[better]
         self.x_adv[chosen], self.margin[chosen], self.merit[chosen] = stored[better], margin[better], merit[better]
@@ -129,11 +130,16 @@ class _Flight:
         merit, margin = torch.where(better, merit, self.merit), torch.where(better, look.margin, self.margin)
         return _Flight(self.images, self.step + 1, self.restart, merit, margin, best, look.state)
 
+    def judged(self, fooled: Tensor) -> _Flight:
+        """A point that the judge refused does not stand in the way of the next that seems to fool."""
+        return replace(self, merit=torch.where(fooled, self.merit, -torch.inf))
+
     def take(self, index: Tensor) -> _Flight:
         return self._each(lambda tensors: tensors[0][index])
 
     def joined(self, other: _Flight) -> _Flight:
-        return self._each(torch.cat, other)
+        both = self._each(torch.cat, other)
+        return both.take(both.images.argsort())
 
     def _each(self, change: Callable[[list[Tensor]], Tensor], *others: _Flight) -> _Flight:
         flights = [self, *others]
@@ -170,35 +176,43 @@ def climb(
     as_stored = problem.allowed.pixels.grid is None and (merit is highest or problem.endless)
     own_judge = problem.victim.judge is problem.victim.propose and as_stored
     found, room = before or Gathered(problem, merit), problem.victim.batch
+    together = 1 if own_judge or merit is nearest else max(1, room // TOGETHER)
     waiting = torch.arange(len(problem), device=problem.x.device)
     if until is Until.FOOLED:  # an image that is wrong as it stands needs no attack
         waiting = waiting[~(_judge_clean(problem, found, room) if before is None else found.margin > 0)]
-    flight, waiting = _take_off(problem, climber, waiting[:room], 0), waiting[room:]
-    part = problem.take(flight.images)
-    while len(flight.images):
+    restart = torch.zeros_like(waiting)
+    flight = asking = _take_off(problem, climber, waiting[:0], restart[:0])
+    while len(flight.images) or len(asking.images) or len(waiting):
+        if len(asking.images) >= together or not (len(flight.images) or len(waiting)):
+            fooled = found.judge(problem.take(asking.images), asking.images, asking.best, asking.margin if own_judge else None)
+            over, done = asking.step >= climber.looks, fooled & (until is Until.FOOLED)
+            flight = flight.joined(asking.judged(fooled).take(~over & ~done))
+            again = over & ~done & (asking.restart + 1 < restarts)
+            waiting = torch.cat([asking.images[again], waiting])
+            restart = torch.cat([asking.restart[again] + 1, restart])
+            asking = asking.take(asking.images[:0])
+        if len(waiting) and (free := room - len(flight.images)) > 0:
+            flight = flight.joined(_take_off(problem, climber, waiting[:free], restart[:free]))
+            waiting, restart = waiting[free:], restart[free:]
+        flight, asks = _until_some_ask(problem, climber, flight, found, until)
+        asking = asking.joined(asks)
+    return found
+
+
+def _until_some_ask(
+    problem: Problem, climber: Climber, flight: _Flight, found: Gathered, until: Until
+) -> tuple[_Flight, _Flight]:
+    """Let a batch climb until some of it have a point for the judge: those that climb on, and those."""
+    part, at_once = problem.take(flight.images), until is Until.FOOLED or found.merit_of is nearest
+    asks = torch.zeros_like(flight.images, dtype=torch.bool)
+    while len(flight.images) and not bool(asks.any()):
         look = climber.look(part, flight.state, flight.step)
         found.note(flight.images, look)
-        worth = merit(part, look.point, look.margin)
-        # A nearer success that the proposer claimed and the judge refused must not stand in the way of a farther one.
-        nearer = (look.margin > 0) & (worth > found.merit[flight.images]) & (merit is nearest)
+        worth = found.merit_of(part, look.point, look.margin)
         flight = flight.after(look, worth)
-        ends = flight.step >= climber.looks
-        asks = ends | nearer | ((look.margin > 0) & (until is Until.FOOLED))
-        if not bool(asks.any()):
-            continue
-        leaves = ends.clone()
-        index = asks.nonzero()[:, 0]
-        point = torch.where(nearer.reshape(-1, 1, 1, 1), look.point, flight.best)[index]
-        seen = torch.where(nearer, look.margin, flight.margin)[index] if own_judge else None
-        fooled = found.judge(part.take(index), flight.images[index], point, seen)
-        if until is Until.FOOLED:
-            leaves[index] |= fooled
-        again = ends & (flight.restart + 1 < restarts)
-        if until is Until.FOOLED:
-            again[index] &= ~fooled
-        flight, waiting = _replaced(problem, climber, flight, leaves, again, waiting, room)
-        part = problem.take(flight.images)
-    return found
+        claims = (look.margin > 0) & (worth > found.merit[flight.images])
+        asks = (flight.step >= climber.looks) | (claims & at_once)
+    return flight.take(~asks), flight.take(asks)
 
 
 def climb_each_way(
@@ -220,24 +234,10 @@ def _judge_clean(problem: Problem, found: Gathered, room: int) -> Tensor:
     return torch.cat([found.judge(problem.take(part), part, problem.x[part], None) for part in torch.split(every, room)])
 
 
-def _take_off(problem: Problem, climber: Climber, images: Tensor, restart: int | Tensor) -> _Flight:
-    part, zeros = problem.take(images), torch.zeros_like(images)
-    restarts = zeros + restart
+def _take_off(problem: Problem, climber: Climber, images: Tensor, restart: Tensor) -> _Flight:
+    part = problem.take(images)
     none = torch.full(images.shape, -torch.inf, dtype=part.x.dtype, device=images.device)
-    return _Flight(images, zeros, restarts, none, none, part.x.clone(), climber.start(part, restarts))
-
-
-def _replaced(
-    problem: Problem, climber: Climber, flight: _Flight, leaves: Tensor, again: Tensor, waiting: Tensor, room: int
-) -> tuple[_Flight, Tensor]:
-    """The batch without those who leave, with those who start again and as many who wait as there is room for."""
-    stays = flight.take((~leaves).nonzero()[:, 0])
-    if bool(again.any()):
-        stays = stays.joined(_take_off(problem, climber, flight.images[again], flight.restart[again] + 1))
-    free = room - len(stays.images)
-    if free and len(waiting):
-        stays, waiting = stays.joined(_take_off(problem, climber, waiting[:free], 0)), waiting[free:]
-    return stays, waiting
+    return _Flight(images, torch.zeros_like(images), restart, none, none, part.x.clone(), climber.start(part, restart))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from antivenom.threat.objectives import Objective, margin
 from antivenom.threat.perturbations import L2, TINY
 
 LAST_STRIDE = 0.01  # of the first: where the cosine ends (the authors' code)
+BEYOND = 1.5  # a walk that comes from outside ends half a percent nearer (32 validation images; twice and thrice: a third)
 
 
 def ddn(
@@ -44,9 +45,9 @@ def ddn(
         goal: what is wanted.
         allowed: an `L2` set: the largest perturbation that counts; an infinite epsilon counts any.
         steps: gradients per image; 100 to 1000 in the paper.
-        radius: of the sphere on which the walk begins, in units of the range; 1 in the paper. None takes each image's own
-            distance to the boundary as its first gradient shows it (as FMN, Pintor et al., NeurIPS 2021): a sphere far too
-            large may pass a class by.
+        radius: of the sphere on which the walk begins, in units of the range; 1 in the paper. None takes half as far again as
+            the boundary lies by the image's first gradient (the estimate as in FMN, Pintor et al., NeurIPS 2021): a sphere
+            far too large may pass a class by.
         gamma: share by which the radius shrinks or grows at each step.
         objective: what is climbed. The paper's cross-entropy (`log_odds`) leans towards all other classes at once and ends a
             few percent farther than the margin to the nearest.
@@ -86,7 +87,7 @@ class _Walk:
         gradient = pixels.passable(pixels.free(gradient), point)
         zero = (gradient == 0).flatten(1).all(1)
         if self.radius is None:
-            radius = torch.where(step == 0, -met / problem.allowed.dual(gradient).clamp_min(TINY), radius)
+            radius = torch.where(step == 0, -BEYOND * met / problem.allowed.dual(gradient).clamp_min(TINY), radius)
         # At the image itself the radius is still to be tried out.
         factor = torch.where(met > 0, 1 - self.gamma, 1 + self.gamma).where(step > 0, 1)
         radius = (radius * factor).minimum(torch.as_tensor(problem.allowed.epsilon).to(radius))

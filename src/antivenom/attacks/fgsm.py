@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antivenom.attacks.ascent import GradientClimber, climb, from_the_image, straight
+from antivenom.attacks.ascent import Gathered, GradientClimber, climb, from_the_image, highest, straight
 from antivenom.attacks.problem import Problem
 from antivenom.attacks.result import FOOLED, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
@@ -30,6 +30,7 @@ def fgsm(
 ) -> AttackResult:
     """Go to the edge of the perturbation set in one step, along the gradient at the image.
 
+    The gradient comes from the model itself, not from a faster twin: a sign that the twin gets wrong is never taken back.
     With `until=SPENT` the higher of image and edge counts, so the attack never does worse than nothing.
 
     Args:
@@ -51,5 +52,8 @@ def fgsm(
     >>> bool(result.success), result.x_adv.flatten().tolist()
     (True, [0.4000000059604645, 0.30000001192092896])
     """
-    problem = Problem.of(model, x, goal, allowed, generator, takes=(Linf, L2))
-    return climb(problem, GradientClimber(1, from_the_image, straight(1.0), objective), restarts=1, until=until).result
+    problem = Problem.of(Victim.of(model).untwinned, x, goal, allowed, generator, takes=(Linf, L2))
+    victim, climber = problem.victim, GradientClimber(1, from_the_image, straight(1.0), objective)
+    # The climb begins at the image, so that a model that proposes for itself has judged it then.
+    before = Gathered(problem, highest) if victim.judge is victim.propose else None
+    return climb(problem, climber, restarts=1, until=until, before=before).result

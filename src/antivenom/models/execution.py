@@ -13,7 +13,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,11 @@ class Victim:
         if isinstance(model, nn.Module):
             check_ready(model)
         return Victim(model, model)
+
+    @property
+    def untwinned(self) -> Victim:
+        """The same without its twin, for an attack that takes one gradient: no later step would mend a rounded one."""
+        return replace(self, propose=self.judge, execution=AS_GIVEN) if self.execution in TWINS else self
 
 
 def accelerate(model: nn.Module, like: Tensor, *, batch: int = BATCH) -> Victim:
