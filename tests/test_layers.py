@@ -19,6 +19,7 @@ MAY = {
     "records": {"metrics", "provenance", "errors", "task"},
     "data": {"randomness", "provenance", "errors", "task"},
     "models": {"randomness", "provenance", "errors", "task"},
+    "explanation": {"models", "metrics", *LEAVES},
     "attacks": {"threat", "models.execution", "randomness", "errors", "task"},
     "training": {"attacks", "threat", "metrics", "models", "data", *LEAVES},
     "evaluation": {"data", "models", "attacks", "threat", "metrics", "records", *LEAVES},

@@ -1,4 +1,4 @@
-"""The memory that an attack takes, beside one batch's forward pass and input gradient.
+"""The memory that an attack takes, beside one batch's forward pass and input gradient by the model as given.
 
     python benchmarks/attacks/memory.py --untrained resnet34 --side 64
     python benchmarks/attacks/memory.py --untrained densenet121 --side 224 --images 32 --batch 16
@@ -6,7 +6,8 @@
 Each is run in a process of its own, which loads model and images, runs it once so that libraries hold what they keep, resets
 the kernel's high-water mark of resident memory (/proc/self/clear_refs), runs it again and reads the mark (VmHWM): what counts
 is how far it rose above what was resident before. The allocator is told to give freed blocks back at once, or memory that was
-freed before would hide what is taken. Linux only.
+freed before would hide what is taken. Ours run as users run them, with a faster twin that proposes, and on the model as given.
+Linux only.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from peers import Setting, peers_for, remember_nothing
 from scene import RESULTS, Results, Scene, arguments, facts_of, scene_of
 
 from antivenom.attacks import ATTACKS
-from antivenom.models.execution import Forward, accelerate
+from antivenom.models.execution import Forward, Victim, accelerate
 
 MOST = 1.2  # times one step
-STEP, PLAIN_STEP = "one step", "one step of the model as given"
+STEP, TWIN_STEP = "one step", "one step of the twin"
 NORM = {"deepfool": "l2", "cw": "l2", "ddn": "l2", "jsma": "l0", "sigma_zero": "l0"}
 ENDLESS = ("deepfool", "cw", "ddn", "fmn", "fab", "sigma_zero")
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
@@ -49,31 +50,34 @@ def main() -> None:
         return
     output = options.output or RESULTS / f"attacks-memory-{scene.name}-{len(scene.x)}.json"
     results = Results(output, facts_of(scene, options), again=options.again)
-    for name in (STEP, PLAIN_STEP, *options.attacks):
-        alone = name in (STEP, PLAIN_STEP) or not options.peers
-        if name not in (STEP, PLAIN_STEP) and not ours.here(name):
+    for name in (STEP, TWIN_STEP, *options.attacks):
+        if name in (STEP, TWIN_STEP):
+            libraries = [ours.OURS]
+        elif ours.here(name):
+            others = [p.library for p in peers_for(setting_of(scene, name, options))] if options.peers else []
+            libraries = [ours.OURS, ours.PLAIN, *others]
+        else:
             continue
-        others = [] if alone else [p.library for p in peers_for(setting_of(scene, name, options))]
-        for library in (ours.OURS, *others):
+        for library in libraries:
             row = f"{name} | {library}"
-            if results.done(row):
-                continue
-            results.put(row, in_a_process(name, library))
-            bytes_taken, step = results.rows[row].get("bytes"), results.rows.get(f"{STEP} | {ours.OURS}", {}).get("bytes")
-            if bytes_taken is None or not step:
-                print(f"{row}: {results.rows[row]['error']}", flush=True)
-                continue
-            ratio = bytes_taken / step
-            results.rows[row]["times one step"] = ratio
-            told = (
-                ""
-                if name in (STEP, PLAIN_STEP) or library != ours.OURS
-                else " (met)"
-                if ratio <= MOST
-                else f" (NOT met: at most {MOST})"
-            )
-            print(f"{row}: {bytes_taken / 2**20:.0f} MiB, {ratio:.2f} times one step{told}", flush=True)
+            if not results.done(row):
+                measured(results, row, in_a_process(name, library))
     results.write()
+
+
+def measured(results: Results, row: str, found: dict[str, Any]) -> None:
+    """Keep a row, and say how it stands to one step."""
+    if "error" in found:
+        results.put(row, found)
+        print(f"{row}: {found['error']}", flush=True)
+        return
+    step = found["bytes"] if row.startswith(f"{STEP} |") else results.rows[f"{STEP} | {ours.OURS}"]["bytes"]
+    ratio = found["bytes"] / step
+    results.put(row, {**found, "times one step": ratio})
+    attack, library = row.split(" | ")
+    verdict = "met" if ratio <= MOST else f"NOT met: at most {MOST}"
+    told = f" ({verdict})" if library in (ours.OURS, ours.PLAIN) and attack not in (STEP, TWIN_STEP) else ""
+    print(f"{row}: {found['bytes'] / 2**20:.0f} MiB, {ratio:.2f} times one step{told}", flush=True)
 
 
 def in_a_process(name: str, library: str) -> dict[str, Any]:
@@ -97,12 +101,14 @@ def setting_of(scene: Scene, name: str, options: argparse.Namespace) -> Setting:
 
 def rise(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
     """How far resident memory rises."""
-    victim = accelerate(scene.model, scene.x[:8], batch=options.batch)
     name, x = options.alone, scene.x
-    setting = setting_of(scene, name, options) if name not in (STEP, PLAIN_STEP) else None
+    victim = accelerate(scene.model, scene.x[:8], batch=options.batch)
+    if options.library == ours.PLAIN:
+        victim = Victim(scene.model, scene.model, options.batch)
+    setting = setting_of(scene, name, options) if name not in (STEP, TWIN_STEP) else None
     y = (scene.y + 1) % len(scene.model.task.classes) if setting and setting.targeted else scene.y
-    run: Callable[[], Any] = partial(step, victim.propose if name == STEP else victim.judge, x[: options.batch])
-    if setting and options.library != ours.OURS:
+    run: Callable[[], Any] = partial(step, victim.judge if name == STEP else victim.propose, x[: options.batch])
+    if setting and options.library not in (ours.OURS, ours.PLAIN):
         peer = next(peer for peer in peers_for(setting) if peer.library == options.library)
         run = partial(peer.make(scene.model, (0.0, 1.0), setting), x, y)
     elif setting:

@@ -285,13 +285,15 @@ def test_progress_runs_from_nothing_to_the_end(tmp_path):
     assert seen[-1] == 1
 
 
-def test_the_main_attack_is_examined_image_by_image_and_only_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("attack", "efforts"), [("pgd", 3), ("spearhead", 2)])
+def test_the_main_attack_is_examined_image_by_image_and_only_once(tmp_path, monkeypatch, attack, efforts):
     data, model, told = images(), classifier(), []
-    plan = (Row(attack="none"), Row(attack="pgd", epsilon="8/255", settings={"steps": 40}))
+    plan = (Row(attack="none"), Row(attack=attack, epsilon="8/255", settings={"steps": 40}))
     run(model, data, short(plan=plan, examined=6), tmp_path, progress=lambda *said: told.append(said[2]))
     found = Audit.read(tmp_path).diagnosis
-    assert Audit.read(tmp_path).rows[found.row].attack == "pgd"
+    assert Audit.read(tmp_path).rows[found.row].attack == attack
     assert len(found.images) == 6
+    assert len(found.convergence) == efforts
     assert all(len(fooled) == 6 for fooled in found.convergence.values())
     assert found.posed.all()
     assert found.found.mean() > 0.8

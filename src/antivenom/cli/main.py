@@ -99,7 +99,10 @@ def train(
             "--recipe", help="Settings of the training; small, chen2021-paper, chen2021-repo, wasserman2022, li2020, sahu2024."
         ),
     ] = "small",
-    architecture: Annotated[str | None, typer.Option("--architecture", "-a", help="resnet18, resnet34, resnet50, ...")] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", "-a", help="resnet18, densenet121, ...; with parts: resnet34+cbam, resnet18+kwta:0.3"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a step, instead of the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0, help="Instead of the recipe's.")] = None,

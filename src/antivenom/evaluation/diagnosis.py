@@ -26,17 +26,18 @@ from antivenom.threat.card import perturbation_set
 from antivenom.threat.goals import Goal
 from antivenom.threat.perturbations import PerturbationSet
 
-PREFERRED = ("pgd", "apgd")
+PREFERRED = (("pgd", "apgd"), ("spearhead",))  # the second where a plan has none of the first
 
 
 def main_row(audit: Audit) -> PlanRow | None:
-    """The row of the main attack that says most: of PGD or APGD in the first threat, the one that fools nearest to half."""
-    rows = [
+    """The row of the main attack that says most: in the first threat, the one that fools nearest to half of the images."""
+    measured = [
         row
         for threat in audit.threats[:1]
         for row in audit.select(threat)
-        if row.attack in PREFERRED and not row.unbounded and row.epsilon > 0 and audit.success_rate(row.number).measured
+        if not row.unbounded and row.epsilon > 0 and audit.success_rate(row.number).measured
     ]
+    rows = next((found for names in PREFERRED if (found := [row for row in measured if row.attack in names])), [])
     return min(rows, key=lambda row: abs(audit.success_rate(row.number).value - 0.5), default=None)
 
 
@@ -55,8 +56,8 @@ def diagnose(
         tell: told what is being done.
 
     Returns:
-        By name, one value an image: `convergence` (fooled as run, with twice the steps, with twice the restarts), `signs` (see
-        `Indicators`) and, where the model has features, `planted` (see `Binarisation`).
+        By name, one value an image: `convergence` (fooled as run, with twice the steps and, where the attack has any, twice the
+        restarts), `signs` (see `Indicators`) and, where the model has features, `planted` (see `Binarisation`).
     """
     allowed = perturbation_set(row.threat, row.epsilon)
     assert isinstance(allowed, PerturbationSet)
@@ -67,6 +68,8 @@ def diagnose(
         "twice the steps": {"steps": 2 * steps},
         "twice the restarts": {"restarts": 2 * restarts},
     }
+    if "restarts" not in ATTACKS[row.attack].settings:
+        harder = {name: change for name, change in harder.items() if "restarts" not in change}
     convergence = {}
     for name, change in harder.items():
         tell(f"{row.label} {name}")

@@ -1,9 +1,13 @@
-"""Backbones by name, made by timm, and classifiers built on them."""
+"""Backbones by name, made by timm, what is built into them, and classifiers built on them.
+
+A name is a backbone and, each after a plus sign, what is built into it, in the order in which a map passes it: `resnet34`,
+`resnet34+cbam`, `resnet50+soft`, `resnet18+kwta:0.3`, `resnet34+cbam+kwta`. The number after a colon is a ratio.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +15,8 @@ from torch import nn
 
 from antivenom.errors import SettingsError
 from antivenom.models.classifier import Classifier
+from antivenom.models.kwta import RATIO, set_ratio
+from antivenom.models.parts import PARTS, BuiltIn
 from antivenom.models.pretrained import initialise, learnt_on
 from antivenom.models.small_maps import on_small_maps
 from antivenom.task import Task
@@ -21,7 +27,7 @@ PLAIN_MEAN, PLAIN_STD = 0.5, 0.25
 
 @dataclass(frozen=True)
 class Architecture:
-    """One backbone.
+    """One backbone, and what is built into it.
 
     Attributes:
         timm_name: as timm calls it.
@@ -29,6 +35,7 @@ class Architecture:
         stem, head: names of its first convolution and of its last layer.
         note: what to know before choosing it.
         fine_stem: whether the stem is replaced by one 3x3 convolution of stride 2, without pooling.
+        parts: what is built into it, in order; nothing in the table's own rows.
     """
 
     timm_name: str
@@ -37,6 +44,12 @@ class Architecture:
     head: str
     note: str
     fine_stem: bool = False
+    parts: tuple[BuiltIn, ...] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of values that its k-winners layers keep; None where it has none."""
+        return next((part.ratio for part in self.parts if part.ratio is not None), None)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -67,7 +80,7 @@ def build(
     """Build a classifier, in training mode, on a backbone of the table.
 
     Args:
-        name: a key of `ARCHITECTURES`.
+        name: a key of `ARCHITECTURES`, and what is built into it: `resnet34+cbam`; see `PARTS`.
         channels: of the images: 1 for grey, 3 for colour. A grey image stays one channel unless `copy_grey`.
         seed: of the random start; the global generator is not touched.
         pretrained: True for timm's own weights (downloaded), or a local .safetensors or .pth file.
@@ -75,7 +88,7 @@ def build(
         tell: is given the account of what was loaded, where anything was.
 
     Raises:
-        SettingsError: no such architecture.
+        SettingsError: as `architecture`.
         WeightsError: the pretrained weights cannot be had or do not fit.
 
     >>> model = build("resnet18", Task(("normal", "pneumonia")), channels=1, size=(64, 64), seed=0).eval()
@@ -98,7 +111,11 @@ def build(
         report = initialise(network, pretrained, timm_name=row.timm_name, stem=row.stem, head=row.head)
         tell(str(report))
         notes.append(f"Started from {report}.")
+        notes += [f"What {built.part.title} made of it before training: {built.part.start}." for built in row.parts]
         mean, std = learnt_on(row.timm_name, inputs)
+        if row.ratio is not None:  # the file may be of a network that keeps another share
+            set_ratio(network, row.ratio)
+    notes += [built.part.note for built in row.parts if built.part.note]
     return Classifier(
         network,
         task,
@@ -114,14 +131,58 @@ def build(
 
 
 def architecture(name: str) -> Architecture:
-    """The row of the table.
+    """The row of the table, with what is built in.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: no such backbone or part, a part that does not go into this backbone or is named twice, or a ratio
+            that is none.
+
+    >>> [part.name for part in architecture("resnet34+cbam+kwta:0.3").parts], architecture("resnet34+kwta").ratio
+    (['cbam', 'kwta'], 0.2)
     """
-    if name not in ARCHITECTURES:
-        raise SettingsError(f"no architecture {name!r}; there are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    backbone, *written = name.split("+")
+    if backbone not in ARCHITECTURES:
+        raise SettingsError(f"no architecture {backbone!r}; there are {', '.join(ARCHITECTURES)}")
+    row = ARCHITECTURES[backbone]
+    parts = tuple(_built_in(text, backbone, row.timm_name) for text in written)
+    twice = {part.name for part in parts if sum(part.name == other.name for other in parts) > 1}
+    if twice:
+        raise SettingsError(f"{name!r} names {', '.join(sorted(twice))} twice; name each part once")
+    return replace(row, parts=parts)
+
+
+def known(name: str) -> bool:
+    """Whether a name is a backbone of the table with parts that go into it, so that it can be built again."""
+    try:
+        architecture(name)
+    except SettingsError:
+        return False
+    return True
+
+
+def _built_in(written: str, backbone: str, timm_name: str) -> BuiltIn:
+    name, colon, number = written.partition(":")
+    if name not in PARTS:
+        raise SettingsError(f"no part {name!r} to build into {backbone}; there are {', '.join(PARTS)}")
+    part = PARTS[name]
+    if timm_name not in part.sites:
+        takers = [key for key, row in ARCHITECTURES.items() if row.timm_name in part.sites]
+        raise SettingsError(f"{name} does not go into {backbone}; it goes into {', '.join(takers)}")
+    if not colon:
+        return BuiltIn(name, part.ratio)
+    if part.ratio is None:
+        raise SettingsError(f"{name} takes no number, got {written!r}; write {name}")
+    return BuiltIn(name, _ratio(number, written))
+
+
+def _ratio(number: str, written: str) -> float:
+    try:
+        ratio = float(number)
+    except ValueError:
+        ratio = 0.0
+    if not 0 < ratio < 1:
+        raise SettingsError(f"{written!r} needs a ratio above 0 and below 1 after its colon, such as {RATIO}")
+    return ratio
 
 
 def make_network(row: Architecture, classes: int, channels: int) -> nn.Module:
@@ -135,4 +196,6 @@ def make_network(row: Architecture, classes: int, channels: int) -> nn.Module:
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         network.set_submodule(row.stem, stem)
         network.set_submodule("maxpool", nn.Identity())
+    for built in row.parts:
+        built.insert(network, row.timm_name)
     return on_small_maps(network)

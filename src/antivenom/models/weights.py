@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from antivenom.errors import LabelError, ModelError, SettingsError, WeightsError
-from antivenom.models.architectures import ARCHITECTURES, make_network
+from antivenom.models.architectures import architecture, known, make_network
 from antivenom.models.classifier import Classifier, Step
+from antivenom.models.kwta import ratios
 from antivenom.models.presentation import STEPS
 from antivenom.models.tensor_files import load_weights_file, read_safetensors, write_safetensors, write_whole
 from antivenom.provenance import digest_code, digest_tensors, versions
@@ -47,15 +48,22 @@ def save(
         recipe: the settings it was trained with, as plain values.
 
     Raises:
-        WeightsError: it could not be loaded again (a module or pipeline of the user's own), or cannot be written.
+        WeightsError: it could not be loaded again (a module or pipeline of the user's own), its k-winners layers keep another
+            share than its name says, or it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: checkpoints are .safetensors files")
-    if classifier.architecture not in ARCHITECTURES:
+    if not known(classifier.architecture):
         raise WeightsError(
             f"{classifier.architecture} is a module of your own and cannot be rebuilt from a card; "
             "keep its state_dict, and give the model as package.module:factory"
+        )
+    kept, named = set(ratios(classifier.backbone).values()), architecture(classifier.architecture).ratio
+    if kept - {named}:
+        raise WeightsError(
+            f"the k-winners layers of {classifier.architecture} stand at {', '.join(map(str, sorted(kept)))}, and its name "
+            f"says {named}; call set_ratio on it, or give it the name that says what it keeps"
         )
     tensors = classifier.backbone.state_dict()
     card = {
@@ -88,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     try:
         task = Task.from_dict(card["task"])
         name, copy_grey = str(card["architecture"]), bool(card["copy_grey"])
-        row, channels = ARCHITECTURES[name], int(card["channels"])
+        row, channels = architecture(name), int(card["channels"])
         with torch.device("meta"):
             network = make_network(row, len(task.classes), 3 if copy_grey else channels)
         network.load_state_dict(tensors, assign=True)

@@ -31,7 +31,7 @@ from antivenom.data.imageset import ImageSet, Sample
 from antivenom.errors import DataError, SettingsError, SplitError, WeightsError
 from antivenom.metrics.classification import balanced_accuracy, decide
 from antivenom.metrics.ranking import auroc_per_class
-from antivenom.models.architectures import ARCHITECTURES
+from antivenom.models.architectures import known
 from antivenom.models.classifier import Classifier
 from antivenom.models.execution import Forward
 from antivenom.models.tensor_files import read_safetensors, write_safetensors
@@ -354,7 +354,7 @@ class _Course:
             "training images": len(self.train_set),
             "epoch": state.best,
         }
-        if self.classifier.architecture in ARCHITECTURES:
+        if known(self.classifier.architecture):
             recipe = self.recipe.model_dump(mode="json")
             digest = self.train_set.digest
             save(self.classifier, checkpoint, data_digest=digest, seed=self.seed, metrics=metrics, recipe=recipe)
