@@ -21,8 +21,9 @@ MAY = {
     "models": {"randomness", "provenance", "errors", "task"},
     "explanation": {"models", "metrics", *LEAVES},
     "attacks": {"threat", "models.execution", "randomness", "errors", "task"},
-    "training": {"attacks", "threat", "metrics", "models", "data", *LEAVES},
-    "evaluation": {"data", "models", "attacks", "threat", "metrics", "records", *LEAVES},
+    "defences": {"models", "metrics", "randomness", "errors", "task"},
+    "training": {"attacks", "threat", "metrics", "models", "defences", "data", *LEAVES},
+    "evaluation": {"data", "models", "attacks", "threat", "metrics", "defences", "records", *LEAVES},
     "report": {"records", "metrics", "errors", "task"},
 }
 MAY["cli"] = set(MAY)

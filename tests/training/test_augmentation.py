@@ -124,3 +124,30 @@ def test_brightness_and_contrast_do_what_they_say():
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValidationError):
         Augmentation(**settings)
+
+
+def test_blocks_are_put_in_another_order_whole():
+    images = torch.arange(4.0).repeat_interleave(4).reshape(1, 1, 4, 4).repeat(32, 1, 1, 1) / 4
+    images[:, 0, :2, :2], images[:, 0, :2, 2:], images[:, 0, 2:, :2], images[:, 0, 2:, 2:] = 0.1, 0.2, 0.3, 0.4
+    found = Augmentation(blocks=2).apply(images, Draws.of(0, torch.arange(32)))
+    blocks = found.reshape(32, 2, 2, 2, 2).permute(0, 1, 3, 2, 4).reshape(32, 4, 4)
+    assert (blocks == blocks[:, :, :1]).all()
+    assert torch.equal(blocks[:, :, 0].sort(1).values, torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(32, 4))
+    changed = (found != images).flatten(1).any(1)
+    assert 8 <= changed.sum() <= 24  # half of the images
+
+
+def test_what_no_block_holds_stays_in_its_place():
+    images = torch.rand(8, 2, 7, 5, generator=torch.Generator().manual_seed(0))
+    found = Augmentation(blocks=3).apply(images, Draws.of(0, torch.arange(8)))
+    assert torch.equal(found[:, :, 6:], images[:, :, 6:])
+    assert torch.equal(found[:, :, :, 3:], images[:, :, :, 3:])
+    assert torch.equal(found.flatten(1).sort(1).values, images.flatten(1).sort(1).values)
+
+
+def test_noise_is_normal_and_is_not_clipped():
+    images = torch.full((16, 1, 16, 16), 0.98)
+    found = Augmentation(noise=0.25).apply(images, Draws.of(0, torch.arange(16)))
+    assert found.amax() > 1.3
+    assert (found - images).std().item() == pytest.approx(0.25, rel=0.05)
+    assert (found - images).mean().abs() < 0.02

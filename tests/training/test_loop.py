@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, SettingsError, SplitError, WeightsError
 from antivenom.models.architectures import build
 from antivenom.models.classifier import Classifier
+from antivenom.models.kwta import ratios
 from antivenom.models.tensor_files import load_weights_file
 from antivenom.models.weights import load, read_card
 from antivenom.provenance import digest_tensors
@@ -23,8 +25,9 @@ from antivenom.threat.perturbations import Linf
 from antivenom.training import loop
 from antivenom.training.adversary import Adversary
 from antivenom.training.augmentation import Augmentation
-from antivenom.training.loop import Shelf, _order, train
+from antivenom.training.loop import Epoch, Shelf, _order, train
 from antivenom.training.presets import Recipe
+from antivenom.training.pruning import prune
 
 TASK, FINDINGS = Task(("dark", "bright")), Task(("left", "right"), multilabel=True)
 PLAIN = Recipe(name="test", epochs=3, batch=8, learning_rate=0.05, precision="float32")
@@ -355,8 +358,76 @@ def test_a_model_trained_against_an_adversary_withstands_more(tmp_path):
 
 
 def test_a_training_against_an_adversary_continues_in_the_same_tensors(tmp_path):
-    recipe = changed(RICH, adversary=HARD.model_dump())
+    recipe = changed(RICH, adversary=HARD.model_dump() | {"attacks": ("pgd", "stripes"), "clean": 0.5})
     whole = run(tmp_path / "whole", recipe)
     with pytest.raises(Kill):
         run(tmp_path / "killed", recipe, every=0, progress=killed_after(5))
     assert weights(run(tmp_path / "killed", recipe)) == weights(whole)
+
+
+def test_one_step_is_scored_beside_several_and_a_trick_is_named(tmp_path):
+    result = run(tmp_path, changed(PLAIN, adversary=HARD.model_dump()))
+    assert all(epoch.one_step is not None for epoch in result.history)
+    assert not result.overfitted
+    tricked = Epoch(4, 0.1, 0.5, 2.0, score=0.04, one_step=0.8)
+    assert tricked.overfitted
+    assert not Epoch(4, 0.1, 0.5, 2.0, score=0.04).overfitted
+    assert replace(result, history=(*result.history, tricked)).overfitted == (4,)
+
+
+def test_what_was_pruned_stays_pruned_and_the_rest_learns(tmp_path):
+    model = network()
+    prune(model, 0.5)
+    zeros = model.backbone[0].weight == 0
+    before = model.backbone[0].weight.detach().clone()
+    recipe = changed(RICH, keep_zeros=True, weight_decay=0.01)
+    result = run(tmp_path / "kept", recipe, model=model)
+    after = result.classifier.backbone[0].weight.detach()
+    assert zeros.sum() == 27
+    assert torch.equal(after == 0, zeros)
+    assert not torch.equal(after, before)
+    loose = network()
+    prune(loose, 0.5)
+    assert (run(tmp_path / "loose", RICH, model=loose).classifier.backbone[0].weight[zeros] != 0).any()
+    with pytest.raises(SettingsError, match="prune the model first"):
+        run(tmp_path / "none", recipe)
+
+
+def test_a_pupil_learns_what_its_teacher_answers(tmp_path):
+    contrary = network(seed=1)
+    with torch.no_grad():
+        for parameter in contrary.backbone[-1].parameters():
+            parameter.zero_()
+        contrary.backbone[-1].bias.copy_(torch.tensor([4.0, -4.0]))  # dark, whatever it sees
+    pupil = run(tmp_path / "pupil", changed(PLAIN, temperature=2.0, learning_rate=0.5), teacher=contrary.eval())
+    x = torch.stack([sample.image for sample in spots()])
+    assert (pupil.classifier(x).argmax(1) == 0).all()
+    with pytest.raises(SettingsError, match="another folder"):
+        run(tmp_path / "pupil", changed(PLAIN, temperature=2.0, learning_rate=0.5))
+    with pytest.raises(SettingsError, match="the teacher decides"):
+        run(tmp_path / "other", teacher=network(task=FINDINGS).eval())
+
+
+def test_k_winners_come_to_their_share_and_only_then_can_an_epoch_be_chosen(tmp_path):
+    model = build("resnet18+kwta:0.2", TASK, channels=1, seed=0, size=(32, 32), tell=len)
+    seen = []
+
+    def watched(done, total, text):  # noqa: ARG001
+        seen.append(next(iter(ratios(model.backbone).values())))
+
+    result = run(tmp_path, changed(PLAIN, epochs=4, batch=16, kwta_start=0.6, average=0.9), model=model, progress=watched)
+    assert seen[0] == pytest.approx(0.6)
+    assert seen == sorted(seen, reverse=True)
+    assert set(ratios(result.classifier.backbone).values()) == {0.2}
+    assert result.best_epoch >= 2
+    assert load(result.checkpoint).architecture == "resnet18+kwta:0.2"
+    with pytest.raises(SettingsError, match="has no k-winners layers"):
+        run(tmp_path / "none", changed(PLAIN, kwta_start=0.6))
+
+
+def test_a_training_ends_early_where_nothing_becomes_better(tmp_path, monkeypatch):
+    scores = iter([0.5, 0.8, 0.7, 0.6, 0.9])
+    monkeypatch.setattr(loop._Course, "_validate", lambda _: (1.0, next(scores), None))
+    result = run(tmp_path, changed(PLAIN, epochs=5, patience=2))
+    assert len(result.history) == 4
+    assert result.best_epoch == 1

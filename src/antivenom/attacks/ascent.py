@@ -215,6 +215,15 @@ def _until_some_ask(
     return flight.take(~asks), flight.take(asks)
 
 
+def last_point(problem: Problem, climber: Climber) -> Tensor:
+    """Where one climb of every image ends, `(B, C, H, W)`, which nobody looks at: what training learns from."""
+    every = torch.zeros(len(problem), dtype=torch.int64, device=problem.x.device)
+    state = climber.start(problem, every)
+    for step in range(climber.looks - 1):
+        state = climber.look(problem, state, every + step).state
+    return state[0]
+
+
 def climb_each_way(
     problem: Problem, climber: Climber, most: int, *, restarts: int, until: Until, merit: Merit = highest
 ) -> Gathered:

@@ -92,17 +92,17 @@ def audit(
 ) -> None:
     """Run the protocol file, or the plan asked for, and write the report."""
     chosen = asked if isinstance(asked, Asked) else read_protocol(asked)
-    classifier, card, data = _opened(model, wanted)
+    classifier, card, data = opened_with_images(model, wanted)
     classifier = classifier.to(chosen_device(device)).eval()
     protocol = chosen.protocol(data) if isinstance(chosen, Asked) else chosen
     typed = shlex.join(["antivenom", *sys.argv[1:]])
     with progress(f"auditing on {data.name}") as told:
-        run(classifier, data, protocol, output, name=_name(model, classifier), command=typed, card=card, progress=told)
+        run(classifier, data, protocol, output, name=title_of(model, classifier), command=typed, card=card, progress=told)
     summarise(Audit.read(output))
     out.print(f"report: {write_report(output)}", markup=False)
 
 
-def _opened(model: str, wanted: Wanted) -> tuple[Classifier, dict[str, Any], ImageSet]:
+def opened_with_images(model: str, wanted: Wanted) -> tuple[Classifier, dict[str, Any], ImageSet]:
     """The model, its card and the images it is audited on: at the size it was trained at, unless another was asked for."""
     if ":" in model and not Path(model).exists():
         data = wanted.open(None)
@@ -113,7 +113,7 @@ def _opened(model: str, wanted: Wanted) -> tuple[Classifier, dict[str, Any], Ima
     return load(model), card, wanted.open(side if isinstance(side, int) else None)
 
 
-def _name(model: str, classifier: Classifier) -> str:
+def title_of(model: str, classifier: Classifier) -> str:
     return model if ":" in model else f"{classifier.architecture} ({Path(model).parent.name or Path(model).stem})"
 
 

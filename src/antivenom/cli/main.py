@@ -1,4 +1,4 @@
-"""The command `antivenom`: data, train, audit, attack, report. Heavy imports happen inside the commands."""
+"""The command `antivenom`: data, train, audit, attack, certify, report, compare. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -162,6 +162,79 @@ def train(
 
 
 @app.command()
+def harden(
+    data: DataName,
+    defence: Annotated[
+        str, typer.Option("--defence", help="One or several, parted by commas: adversarial, cbam, prune, trades, denoiser, ...")
+    ],
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Begin from this checkpoint, or package.module:factory; else anew.")
+    ] = None,
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    recipe: Annotated[str, typer.Option("--recipe", help="Settings of the training, as in `antivenom train`.")] = "small",
+    architecture: Annotated[str | None, typer.Option("--architecture", "-a", help="Instead of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a step, instead of the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0, help="Instead of the recipe's.")] = None,
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", help="'timm', 'none', or a .safetensors or .pth file; else the recipe's.")
+    ] = None,
+    epsilon: Annotated[str, typer.Option("--epsilon", "-e", help="Of adversarial training, in Linf.")] = "4/255",
+    battery: Annotated[
+        str, typer.Option("--battery", help="Of the audit that follows: quick, standard or exhaustive.")
+    ] = "quick",
+    levels: Annotated[
+        str, typer.Option("--levels", help="Linf epsilons of the audit in grey levels of 8 bits, parted by commas.")
+    ] = "0.25,0.5,1,2,4,8",
+    images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 200,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Train a classifier with defences, and audit what it then withstands.
+
+    Writes OUTPUT/model.safetensors and OUTPUT/audit with its report. Work that was interrupted continues: run the same command
+    again. Only the audit touches test images.
+
+    Examples:
+
+      antivenom harden --data phantom-chest --defence adversarial --epsilon 2/255 --output runs/phantom-hard
+
+      antivenom harden --data kermany --root ~/data --defence cbam,prune --architecture resnet34 --output runs/cbam-prune
+
+      antivenom harden --data kermany --root ~/data --model runs/kermany/model.safetensors --defence trades --output runs/trades
+    """
+    from antivenom.cli import harden as command
+    from antivenom.cli.audit import Asked, Wanted
+
+    changes: dict[str, object] = {
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "architecture": architecture,
+        "side": size,
+    }
+    command.run_harden(
+        defence,
+        Wanted(data, root, label, size, count, split_file, download),
+        output,
+        model=model,
+        recipe=recipe,
+        changes={name: value for name, value in changes.items() if value is not None},
+        pretrained=pretrained,
+        epsilon=epsilon,
+        asked=Asked(battery, None, levels, 40, 500, None, images, seed),
+        seed=seed,
+        device=device,
+    )
+
+
+@app.command()
 def audit(
     model: Annotated[str, typer.Option("--model", "-m", help="A .safetensors checkpoint, or package.module:factory.")],
     data: DataName,
@@ -266,6 +339,48 @@ def attack(
 
 
 @app.command()
+def certify(
+    model: Annotated[str, typer.Option("--model", "-m", help="A .safetensors checkpoint, or package.module:factory.")],
+    data: DataName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of an audit of this model, or a new one.")],
+    root: Root = None,
+    label: Label = None,
+    size: Size = None,
+    count: Count = None,
+    split_file: SplitFile = None,
+    download: Download = False,
+    sigma: Annotated[
+        float, typer.Option("--sigma", help="Standard deviation of the noise, in units of the [0, 1] range.")
+    ] = 0.25,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Noisy copies of each image that prove its radius.")] = 1000,
+    choosing: Annotated[
+        int, typer.Option("--choosing", min=1, help="Noisy copies of each image that choose its class before.")
+    ] = 100,
+    alpha: Annotated[float, typer.Option("--alpha", help="Chance that an image's certificate is wrong, at most.")] = 0.001,
+    images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 100,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Prove how far a model, smoothed by Gaussian noise, keeps its answers under any change in L2.
+
+    Adds certificates to an audit's folder, or to a new one with the clean images alone, and writes its report. Work that was
+    interrupted continues: run the same command again. A model that was not trained with such noise proves little.
+
+    Examples:
+
+      antivenom certify --model runs/phantom/model.safetensors --data phantom-chest --output runs/phantom/audit --sigma 0.25
+
+      antivenom certify --model m.safetensors --data kermany --root ~/data --samples 100000 --images 500 -o runs/certified
+    """
+    from antivenom.cli import certify as command
+    from antivenom.cli.audit import Wanted
+    from antivenom.evaluation.certification import Order
+
+    order = Order.of(sigma=sigma, n=samples, n0=choosing, alpha=alpha, images=images, seed=seed)
+    command.certify(model, Wanted(data, root, label, size, count, split_file, download), output, order, device=device)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder that `antivenom audit` wrote.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; FOLDER/report.html where left out.")] = None,
@@ -280,6 +395,36 @@ def report(
     from antivenom.report.write import write_report
 
     out.print(f"report: {write_report(folder, output)}", markup=False)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `antivenom audit` wrote, or that hold such ones.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file; its figures go beside it as JSON and CSV.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Name of the model that others are held against; else the first.")
+    ] = None,
+    threat: Annotated[str, typer.Option("--threat", help="Norm, or the threat as the audits name it.")] = "linf",
+    level: Annotated[
+        str | None,
+        typer.Option("--level", help="Size of the attacks (2 is 2/255 in linf); else where the baseline's accuracy halves."),
+    ] = None,
+) -> None:
+    """Compare audits of several models side by side from their records; no model is run.
+
+    A model is called by its folder; a folder named `audit` by the one around it.
+
+    Examples:
+
+      antivenom compare runs/plain/audit runs/hardened/audit --output compared.html
+
+      antivenom compare runs/defences --baseline resnet34 --threat l2 --level 0.5
+    """
+    from antivenom.cli import compare as command
+
+    command.run(folders, output, baseline=baseline, threat=threat, level=level)
 
 
 def run() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from antivenom.evaluation.operating import thresholds as operating_thresholds
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
 from antivenom.evaluation.suspicion import suspicions
 from antivenom.metrics.classification import one_hot
-from antivenom.models.classifier import Classifier, check_ready
+from antivenom.models.classifier import AT_ONCE, Classifier, check_ready
 from antivenom.models.execution import Victim, accelerate, execute
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
@@ -102,6 +103,7 @@ class _Bench:
     protocol: Protocol
     thresholds: Tensor  # (A,) logits
     kept: frozenset[str]
+    clean: list[tuple[float, int]] = field(default_factory=list)  # seconds and images of each shard of clean images
 
 
 # -- before the first shard --------------------------------------------------------------------------------------------
@@ -266,8 +268,24 @@ def _walk(bench: _Bench, vals: ImageSet, tests: ImageSet, progress: Progress | N
                     progress(done - left, total, f"{split} images {start + 1} to {stop}: {_told(row)}")
                 bench.store.write_shard(names[number], *_examined(bench, number, row, batch))
                 left -= row.cost * (stop - start)
+        _keep_pace(bench)
     if progress:
         progress(total, total, "done")
+
+
+def _keep_pace(bench: _Bench) -> None:
+    """Write down how long the model took over the clean images; nothing where an earlier run has answered them all."""
+    if not bench.clean:
+        return
+    seconds, images = (sum(part) for part in zip(*bench.clean, strict=True))
+    pace = {
+        "seconds": seconds / images,
+        "images": images,
+        "batch": min(AT_ONCE, bench.protocol.shard),
+        "threads": torch.get_num_threads(),
+        "device": bench.model.device.type,
+    }
+    bench.store.write_document("provenance", {**bench.store.document("provenance"), "seconds per image, clean": pace})
 
 
 def _told(row: Row) -> str:
@@ -284,7 +302,10 @@ def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[
     x = batch.images[concerned].to(device)
     keys = [batch.keys[i] for i in places]
     result = _attacked(bench, row, x, goal.to(device), Draws.of(protocol.seed, image_keys(keys)))
+    began = perf_counter()
     answers = bench.model.answers(result.x_adv)
+    if row.attack == CLEAN:
+        bench.clean.append((perf_counter() - began, len(x)))
     reached = goal.to(torch.device("cpu")).reached(answers)
     unconfirmed = result.success.cpu() & ~reached
     flags = {**result.flags, **({"unconfirmed": unconfirmed} if row.attack != CLEAN else {})}

@@ -140,8 +140,7 @@ class Undifferentiable(Step):
             stand_in = F.interpolate(stand_in, exact.shape[-2:], mode="bilinear", antialias=True)
         if exact.shape[1] != images.shape[1]:
             stand_in = stand_in.mean(1, keepdim=True).expand(-1, exact.shape[1], -1, -1)
-        result: Tensor = _Exactly.apply(exact, stand_in)
-        return result
+        return lend(exact, stand_in)
 
 
 class Clahe(Undifferentiable):
@@ -166,14 +165,14 @@ class Clahe(Undifferentiable):
     def exactly(self, image: Tensor) -> Tensor:
         """One image, equalised."""
         equalise = self._cv2.createCLAHE(clipLimit=self.clip_limit, tileGridSize=self.tiles[::-1]).apply
-        pixels = _bytes(image)
+        pixels = to_bytes(image)
         if pixels.ndim == 2:
             equal = equalise(pixels)
         else:
             lab = self._cv2.cvtColor(pixels, self._cv2.COLOR_RGB2LAB)
             lab[..., 0] = equalise(lab[..., 0])
             equal = self._cv2.cvtColor(lab, self._cv2.COLOR_LAB2RGB)
-        return _unit(equal)
+        return from_bytes(equal)
 
     def settings(self) -> dict[str, Any]:
         """Clip limit and tiles."""
@@ -201,9 +200,9 @@ class Pipeline(Undifferentiable):
         """
         from PIL import Image
 
-        result = self.pipeline(Image.fromarray(_bytes(image)))
+        result = self.pipeline(Image.fromarray(to_bytes(image)))
         if isinstance(result, Image.Image):
-            return _unit(np.asarray(result.convert("L" if result.mode in {"1", "L"} else "RGB")))
+            return from_bytes(np.asarray(result.convert("L" if result.mode in {"1", "L"} else "RGB")))
         if not isinstance(result, Tensor) or result.ndim != 3:
             shape = f" of shape {tuple(result.shape)}" if isinstance(result, Tensor) else ""
             raise ImageError(f"the pipeline gave {type(result).__name__}{shape}; expected a PIL image or a tensor (C, H, W)")
@@ -218,7 +217,15 @@ class Pipeline(Undifferentiable):
         return name if isinstance(name, str) else " ".join(repr(self.pipeline).split())
 
 
-STEPS: dict[str, Callable[..., Step]] = {"Window": Window, "Resize": Resize, "CentreCrop": CentreCrop, "Clahe": Clahe}
+def lend(exact: Tensor, stand_in: Tensor) -> Tensor:
+    """The value of `exact` and the gradient of `stand_in`, both of one shape.
+
+    >>> x = torch.tensor([0.2, 0.7], requires_grad=True)
+    >>> torch.autograd.grad(lend(x.detach().round(), 3 * x).sum(), x)[0].tolist()
+    [3.0, 3.0]
+    """
+    result: Tensor = _Exactly.apply(exact, stand_in)
+    return result
 
 
 class _Exactly(torch.autograd.Function):
@@ -239,14 +246,14 @@ def _size(size: Sequence[int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _bytes(image: Tensor) -> np.ndarray[Any, Any]:
+def to_bytes(image: Tensor) -> np.ndarray[Any, Any]:
     """`(C, H, W)` in [0, 1] to 8 bits, `(H, W)` where grey, else `(H, W, 3)`."""
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     array: np.ndarray[Any, Any] = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()
     return array
 
 
-def _unit(pixels: np.ndarray[Any, Any]) -> Tensor:
+def from_bytes(pixels: np.ndarray[Any, Any]) -> Tensor:
     """8 bits to `(C, H, W)` in [0, 1]."""
     image = torch.from_numpy(np.array(pixels, dtype=np.float32) / np.float32(255))
     return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()

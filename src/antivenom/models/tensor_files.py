@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from antivenom.errors import WeightsError
+from antivenom.models.sparse_files import unpack
 
 TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".tar"}
 _LARGEST_HEADER = 100_000_000  # bytes; what the safetensors format allows
@@ -42,15 +43,16 @@ def load_weights_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors file.
+    """Tensors and metadata of a .safetensors file; those that were packed (see `sparse_files`) are whole again.
 
     Raises:
-        WeightsError: missing, truncated or not of this format.
+        WeightsError: missing, truncated or not of this format, or packed tensors that do not fit together.
     """
     try:
         _check_header(path)
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return unpack(tensors, file.metadata() or {}, path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from error
 

@@ -1,16 +1,18 @@
 """Checkpoints: a safetensors file that carries its own card, and the same card beside it as JSON for people.
 
     chest.safetensors   tensors; the card in its metadata, so that weights and card cannot be parted
-    chest.json          the card: task, architecture, normalisation, data, seed, metrics, recipe, versions, digest
+    chest.json          the card: task, architecture, parameters, normalisation, data, seed, metrics, recipe, versions, digest
 
-Nothing that is loaded can run: tensors are read as tensors, and only architectures of the table are rebuilt.
+Nothing that is loaded can run: tensors are read as tensors, and only architectures of the table are rebuilt. Tensors with many
+zeros, as pruning leaves them, are packed (see `sparse_files`) and come back to the bit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ from antivenom.errors import LabelError, ModelError, SettingsError, WeightsError
 from antivenom.models.architectures import architecture, known, make_network
 from antivenom.models.classifier import Classifier, Step
 from antivenom.models.kwta import ratios
-from antivenom.models.presentation import STEPS
+from antivenom.models.parameters import count
+from antivenom.models.sparse_files import pack
+from antivenom.models.steps import STEPS
 from antivenom.models.tensor_files import load_weights_file, read_safetensors, write_safetensors, write_whole
 from antivenom.provenance import digest_code, digest_tensors, versions
 from antivenom.task import Task
 
 __all__ = ["load", "load_weights_file", "read_card", "save"]
 
-_FORMAT = 1
+_FORMAT, _STEPS = 1, "steps"
 
 
 def save(
@@ -65,7 +69,7 @@ def save(
             f"the k-winners layers of {classifier.architecture} stand at {', '.join(map(str, sorted(kept)))}, and its name "
             f"says {named}; call set_ratio on it, or give it the name that says what it keeps"
         )
-    tensors = classifier.backbone.state_dict()
+    tensors = {**classifier.backbone.state_dict(), **_learnt_by_steps(classifier)}
     card = {
         **classifier.describe(),
         "format": _FORMAT,
@@ -77,10 +81,12 @@ def save(
         "recipe": dict(recipe or {}),
         "versions": versions(),
         "code": digest_code(),
+        "parameters": asdict(count(classifier.backbone)),
         "weights": digest_tensors(tensors),
     }
     text = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
-    write_safetensors(path, tensors, {"card": text})
+    packed, marks = pack(tensors)
+    write_safetensors(path, packed, {"card": text, **marks})
     write_whole(path.with_suffix(".json"), f"{text}\n".encode())
     return card
 
@@ -99,7 +105,7 @@ def load(path: str | os.PathLike[str]) -> Classifier:
         row, channels = architecture(name), int(card["channels"])
         with torch.device("meta"):
             network = make_network(row, len(task.classes), 3 if copy_grey else channels)
-        network.load_state_dict(tensors, assign=True)
+        network.load_state_dict(_named(tensors, of_steps=False), assign=True)
         model = Classifier(
             network,
             task,
@@ -110,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Classifier:
             size=None if card["size"] is None else (int(card["size"][0]), int(card["size"][1])),
             smallest=row.smallest,
             copy_grey=copy_grey,
-            steps=[_step(values) for values in card["steps"]],
+            steps=_steps(card["steps"], _named(tensors, of_steps=True)),
             notes=[str(note) for note in card["notes"]],
         )
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, LabelError, ModelError, SettingsError) as error:
@@ -152,6 +158,24 @@ def _step_card(step: Step) -> dict[str, Any]:
     if settings is None or type(step).__name__ not in STEPS:
         raise WeightsError(f"{step} is code of your own and cannot go on a card; save the classifier without, present it anew")
     return {"step": type(step).__name__, **settings}
+
+
+def _learnt_by_steps(classifier: Classifier) -> dict[str, torch.Tensor]:
+    """What the steps in front have learnt, as `steps.0.name`: names that no backbone of the table has."""
+    return {f"{_STEPS}.{name}": tensor for name, tensor in classifier.steps.state_dict().items()}
+
+
+def _named(tensors: Mapping[str, torch.Tensor], *, of_steps: bool) -> dict[str, torch.Tensor]:
+    """The tensors of the steps, or those of the backbone."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{_STEPS}.") == of_steps}
+
+
+def _steps(cards: Sequence[Mapping[str, Any]], tensors: Mapping[str, torch.Tensor]) -> list[Step]:
+    # On no device at first: what a card claims is not given memory before the tensors bear it out.
+    with torch.device("meta"):
+        steps = torch.nn.ModuleDict({_STEPS: torch.nn.ModuleList([_step(values) for values in cards])})
+    steps.load_state_dict(tensors, assign=True)
+    return [step for step in steps.modules() if isinstance(step, Step)]
 
 
 def _step(values: Mapping[str, Any]) -> Step:

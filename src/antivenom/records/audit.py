@@ -25,6 +25,7 @@ import numpy as np
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.metrics import calibration, classification, ranking, robustness
 from antivenom.metrics.intervals import Estimate, estimate, paired_difference, proportion
+from antivenom.records.certification import Certification, read_certifications
 from antivenom.records.diagnosis import Diagnosis
 from antivenom.records.outcomes import Gathered, Outcome, Split, read_splits
 from antivenom.records.plan import NOISE, AttackFacts, PlanRow, open_to, plan_rows
@@ -114,6 +115,7 @@ class Audit:
         splits: `val` and `test`.
         outcomes: by row number and split, for measured rows.
         diagnosis: what an examination of the main attack found, image by image; None where it was not examined.
+        certifications: what is certified of the model smoothed by noise, by its sigma; empty where nothing is.
     """
 
     folder: Path
@@ -128,6 +130,7 @@ class Audit:
     splits: Mapping[str, Split]
     outcomes: Mapping[tuple[int, str], Outcome]
     diagnosis: Diagnosis | None = None
+    certifications: tuple[Certification, ...] = ()
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:
@@ -167,8 +170,21 @@ class Audit:
             progress[row.number] = done, wanted
         with _understood(store.folder):
             diagnosis = Diagnosis.of(store.document("diagnosis")) if store.has_document("diagnosis") else None
+            certifications = read_certifications(store, splits["test"], task)
         audit = cls(
-            store.folder, task, protocol, provenance, operating, flags, attacks, rows, progress, splits, outcomes, diagnosis
+            store.folder,
+            task,
+            protocol,
+            provenance,
+            operating,
+            flags,
+            attacks,
+            rows,
+            progress,
+            splits,
+            outcomes,
+            diagnosis,
+            certifications,
         )
         audit._check()
         return audit

@@ -95,6 +95,7 @@ def security_chart(
     factor: float = 100,
     unit: str = " %",
     level: tuple[float, str] | None = None,
+    ticks: Sequence[float] | None = None,
 ) -> Chart:
     """Lay out security curves: share against the size of the change.
 
@@ -103,6 +104,7 @@ def security_chart(
         size_text: an epsilon as a tick.
         factor, unit: how a share is told.
         level: a share to compare with and its name.
+        ticks: sizes that the axis names; None: all.
 
     Sizes are spread by log(1 + epsilon / smallest epsilon), so that doublings stand nearly evenly and zero has a place.
     """
@@ -131,7 +133,7 @@ def security_chart(
         f"{title}. At the largest size: {described}.",
         x_label,
         y_label,
-        tuple(Tick(across(e), size_text(e)) for e in sizes),
+        tuple(Tick(across(e), size_text(e)) for e in (sizes if ticks is None else ticks)),
         tuple(Tick(_up(v / 100), f"{v}" if factor == 100 else f"{v / 100:g}") for v in range(0, 101, 20)),
         tuple(lines),
         Level(_up(level[0]), level[1]) if level else None,

@@ -20,7 +20,7 @@ class Figure:
 
     Attributes:
         quantity: e.g. `accuracy`.
-        attack: label of the attack; `none` for clean images, `worst case` for the worst of all.
+        attack: label of the attack; `none` for clean images, `worst case` for the worst of all, `any, certified` for a proof.
         goal, threat, epsilon: of the attack; threat is empty and epsilon 0 for clean images.
         part: the class, finding or source that it is restricted to, e.g. `class melanoma`; empty for all.
         estimate: the number.
@@ -69,6 +69,12 @@ class Ledger:
     ) -> Figure:
         """Note a figure of the worst case."""
         return self._note(Figure(quantity, "worst case", goal, threat, epsilon, part, estimate))
+
+    def note_certified(
+        self, quantity: str, estimate: Estimate, sigma: float, radius: float, goal: str = "any other answer"
+    ) -> Figure:
+        """Note a figure of the model smoothed by noise: what holds against any change in L2 up to this radius."""
+        return self._note(Figure(quantity, "any, certified", goal, "l2", radius, f"sigma {sigma:g}", estimate))
 
     def _note(self, figure: Figure) -> Figure:
         key = (figure.quantity, figure.attack, figure.goal, figure.threat, figure.epsilon, figure.part)

@@ -13,11 +13,12 @@ from antivenom.records.audit import Audit, Flag
 from antivenom.records.plan import AttackFacts
 from antivenom.report import words
 from antivenom.report.attacked import AttackRun, Battle, Headline, attacks_of, battles_of, headline_of
+from antivenom.report.certified import Certified, certified_of
 from antivenom.report.charts import Chart
 from antivenom.report.examined import Examined, cost_chart, examined_of
 from antivenom.report.figures import Figure, Ledger
 from antivenom.report.origin import provenance_of
-from antivenom.report.sentences import LIMITS, not_measured, summary_of, verdict_of
+from antivenom.report.sentences import limits_of, not_measured, summary_of, verdict_of
 from antivenom.report.threat_model import Statement, threat_model
 from antivenom.report.unchanged import Clean, clean_of
 
@@ -71,6 +72,7 @@ class Page:
     attacks: tuple[AttackRun, ...]
     battles: tuple[Battle, ...]
     headline: Headline | None
+    certified: tuple[Certified, ...]
     by_class: tuple[PartRow, ...]
     by_source: tuple[PartRow, ...]
     caveats: tuple[str, ...]
@@ -127,11 +129,12 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         attacks=tuple(attacks_of(audit)),
         battles=battles,
         headline=headline,
+        certified=tuple(certified_of(audit, ledger)),
         by_class=tuple(_by_class(audit, ledger, headline)),
         by_source=tuple(_by_source(audit, ledger, headline)),
         caveats=tuple(map(str, protocol["data"].get("caveats", ()))),
         not_measured=tuple(not_measured(audit, clean, named)),
-        limits=LIMITS,
+        limits=limits_of(audit),
         bibliography=tuple(
             audit.attacks[name]
             for name in dict.fromkeys(row.attack for row in audit.rows if audit.measured(row.number))

@@ -22,6 +22,13 @@ LIMITS = (
 )
 
 
+def limits_of(audit: Audit) -> tuple[str, ...]:
+    """What the figures cannot say."""
+    if not any(found.finished for found in audit.certifications):
+        return LIMITS
+    return (LIMITS[0].replace("Nothing here is a certificate.", "Only what stands under Certified is proven."), *LIMITS[1:])
+
+
 def verdict_of(audit: Audit, headline: Headline | None) -> str:
     """The report in one sentence."""
     things = "right decisions" if audit.task.multilabel else "right readings"
@@ -127,6 +134,12 @@ def not_measured(audit: Audit, clean: Clean, named: bool) -> Iterator[str]:
         if part.threshold is not None and not part.threshold.measured:
             yield f"Sensitivity and specificity of ‘{part.name}’: the validation images gave it no operating point." + (
                 " Its decisions are taken at a probability of one half." if audit.task.multilabel else ""
+            )
+    for found in audit.certifications:
+        if not found.finished:
+            yield (
+                f"Certificates under noise of {found.sigma:g}: {len(found.places):,} of {found.wanted:,} images are certified; "
+                "no figure of them is stated."
             )
     if audit.flags is None:
         yield "Whether the attacks did their work: nobody has looked for signs of failure in these records yet."

@@ -34,17 +34,22 @@ from antivenom.metrics.ranking import auroc_per_class
 from antivenom.models.architectures import known
 from antivenom.models.classifier import Classifier
 from antivenom.models.execution import Forward
+from antivenom.models.kwta import ratios, set_ratio
 from antivenom.models.tensor_files import read_safetensors, write_safetensors
 from antivenom.models.weights import save
 from antivenom.provenance import digest_tensors
 from antivenom.randomness import Draws, image_keys
+from antivenom.training.lesson import Lesson
 from antivenom.training.losses import StandardLoss, class_weights
 from antivenom.training.precision import Precision, measure
 from antivenom.training.presets import Recipe
+from antivenom.training.pruning import frozen, hold
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what stands to be said
 
 EVERY = 30.0  # seconds of work that a kill may cost
+CATASTROPHE = 0.5  # of the score under one step: below that, several steps find what one does not
+EASING = 0.5  # share of a training over which k-winners layers come to keep as few as they shall
 CACHE = 1_000_000_000  # bytes of decoded images kept in memory
 _ORDER, _CHANGE, _DROP, _DISTURB = 1, 2, 3, 4  # places of the kinds of draws
 
@@ -57,6 +62,7 @@ class Epoch:
         loss: mean over the training images as they were shown.
         validation_loss: mean over the validation images.
         score: balanced accuracy, or the mean AUROC of the findings that validation can measure.
+        one_step: the same of images that an adversary disturbed in one step only, where the training has an adversary.
     """
 
     epoch: int
@@ -64,6 +70,12 @@ class Epoch:
     loss: float
     validation_loss: float
     score: float
+    one_step: float | None = None
+
+    @property
+    def overfitted(self) -> bool:
+        """Whether the model withstands one step and not several: catastrophic overfitting (Wong et al. 2020)."""
+        return self.one_step is not None and self.score < CATASTROPHE * self.one_step
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,11 @@ class TrainingResult:
         """Of the best epoch, on validation."""
         return self.history[self.best_epoch].score
 
+    @property
+    def overfitted(self) -> tuple[int, ...]:
+        """Epochs in which the model withstood one step and not several."""
+        return tuple(epoch.epoch for epoch in self.history if epoch.overfitted)
+
 
 @dataclass
 class _State:
@@ -116,6 +133,7 @@ def train(
     progress: Progress | None = None,
     every: float = EVERY,
     cache: int = CACHE,
+    teacher: Classifier | None = None,
 ) -> TrainingResult:
     """Train a classifier, keep the epoch that is best on validation, and continue where a killed training stood.
 
@@ -125,17 +143,18 @@ def train(
         progress: is told after each step.
         every: seconds after which the state is written again.
         cache: bytes of decoded images (as float16) kept in memory; what goes beyond is decoded anew each epoch.
+        teacher: whose probabilities at the recipe's temperature are learnt instead of the targets; in evaluation mode.
 
     Raises:
         SettingsError: the folder holds a training under other settings; the loss is no longer finite; the sets do not suit.
         SplitError: an image, patient, subject or lesion in both sets.
         WeightsError: the folder cannot be written, or its state is damaged.
     """
-    _check(classifier, train_set, val_set, recipe)
+    _check(classifier, train_set, val_set, recipe, teacher)
     folder = Path(folder)
     for draft in folder.glob(".*.draft"):
         draft.unlink()
-    course = _Course(classifier, train_set, val_set, recipe, seed, folder, cache)
+    course = _Course(classifier, train_set, val_set, recipe, seed, folder, cache, teacher)
     course.start_or_continue()
     course.run(progress or _silent, every)
     return course.finish()
@@ -153,14 +172,24 @@ class _Course:
         seed: int,
         folder: Path,
         cache: int,
+        teacher: Classifier | None,
     ) -> None:
         self.classifier, self.recipe, self.seed, self.folder = classifier, recipe, seed, folder
         self.train_set, self.val_set, self.task = train_set, val_set, classifier.task
-        self.shelf = Shelf(cache)
+        self.shelf, self.teacher = Shelf(cache), teacher
         self.keys = image_keys(train_set.keys)
         self.device = next(classifier.parameters()).device
         weights = class_weights(train_set.targets, self.task) if recipe.class_weighting else None
-        self.loss = StandardLoss(self.task.multilabel, weights, recipe.label_smoothing)
+        adversary = recipe.adversary
+        self.lesson = Lesson(
+            StandardLoss(self.task.multilabel, weights, recipe.label_smoothing),
+            0.0 if adversary is None else adversary.clean,
+            None if adversary is None else adversary.trades,
+            recipe.temperature,
+            recipe.gradient_penalty,
+        )
+        self.frozen = frozen(classifier) if recipe.keep_zeros else {}
+        self.ratio = next(iter(ratios(classifier.backbone).values()), 0.0)
         self.plain_loss = StandardLoss(self.task.multilabel)
         self.steps = math.ceil(len(train_set) / recipe.batch)
         self.optimiser = torch.optim.SGD(
@@ -181,7 +210,7 @@ class _Course:
         state, total = self.state, self.recipe.epochs * self.steps
         saved = time.monotonic()
         with ThreadPoolExecutor(1) as background:
-            while state.epoch < self.recipe.epochs:
+            while state.epoch < self.recipe.epochs and not self._gave_up():
                 for samples, draws in _ahead(background, self._batches(state.epoch, state.step)):
                     rate = self._step(samples, draws)
                     done = state.epoch * self.steps + state.step
@@ -197,14 +226,18 @@ class _Course:
         place = state.epoch * self.steps + state.step
         rate = recipe.rate(place, self.steps)
         images, targets = self._tensors(samples)
-        images = recipe.augmentation.apply(images, draws)
+        images, done = recipe.augmentation.apply(images, draws), place / (recipe.epochs * self.steps)
+        self._ease(done)
+        disturbed, wanted = None, targets
         if recipe.adversary is not None:
-            done = place / (recipe.epochs * self.steps)
             model = self._answering(self.classifier.eval())
-            images = recipe.adversary.disturb(model, images, targets, draws.at(_DISTURB), done)
+            disturbed = recipe.adversary.disturb(model, images, targets, draws.at(_DISTURB), done, place)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = self.lesson.soft(self.teacher(images))
         self.classifier.train()
         with _own_luck(self.seed, place, self.device), self.precision.autocast(self.device):
-            loss = self.loss(self.classifier(self.precision.laid_out(images)), targets)
+            loss = self.lesson(self._logits, images, disturbed, wanted)
         value = loss.item()
         if not math.isfinite(value):
             raise SettingsError(
@@ -213,6 +246,7 @@ class _Course:
             )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        hold(self.classifier, self.frozen)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -224,30 +258,61 @@ class _Course:
 
     def _end_epoch(self, rate: float) -> None:
         state = self.state
-        validation_loss, score = self._validate()
+        validation_loss, score, one_step = self._validate()
         seen = len(self.train_set)
-        state.history.append(asdict(Epoch(state.epoch, rate, state.loss / seen, validation_loss, score)))
-        if state.best < 0 or _rank(state.history[-1]) > _rank(state.history[state.best]):
+        state.history.append(asdict(Epoch(state.epoch, rate, state.loss / seen, validation_loss, score, one_step)))
+        better = state.best < 0 or _rank(state.history[-1]) > _rank(state.history[state.best])
+        if better and self._settled(state.epoch):
             write_safetensors(self._best_path(state.epoch), self.averaged.state_dict(), {})
             state.best = state.epoch
         state.epoch, state.step, state.loss = state.epoch + 1, 0, 0.0
 
-    def _validate(self) -> tuple[float, float]:
-        """Loss and score of the averaged model on the validation images, or on what the adversary makes of them, in float32."""
+    def _validate(self) -> tuple[float, float, float | None]:
+        """Loss and score of the averaged model on the validation images, or on what the adversary makes of them, in float32;
+        and the score on what one step of it makes of them."""
         self.averaged.eval()
-        logits, targets, size, adversary = [], [], self.recipe.batch, self.recipe.adversary
-        for start in range(0, len(self.val_set), size):
-            some = torch.arange(start, min(start + size, len(self.val_set)))
+        logits, single, targets, adversary = [], [], [], self.recipe.adversary
+        for some in torch.split(torch.arange(len(self.val_set)), self.recipe.batch):
             images, truth = self._tensors(self.shelf.samples(self.val_set, some))
             if adversary is not None:
-                draws = Draws.of(self.seed, image_keys([self.val_set.keys[i] for i in some.tolist()]))
-                images = adversary.try_out(self._answering(self.averaged), images, truth, draws.at(_DISTURB))
-            with torch.inference_mode():
-                logits.append(self.averaged(self.precision.laid_out(images)).float())
+                model, draws = self._answering(self.averaged), self._validation_draws(some)
+                single.append(self._seen(adversary.one_step(model, images, truth, draws)))
+                images = adversary.try_out(model, images, truth, draws)
+            logits.append(self._seen(images))
             targets.append(truth)
         answers, truth = torch.cat(logits), torch.cat(targets)
-        loss = self.plain_loss(answers, truth).item()
-        return loss, _score(answers.cpu().numpy(), truth.cpu().numpy(), self.task.multilabel)
+        loss, multilabel = self.plain_loss(answers, truth).item(), self.task.multilabel
+        one_step = _score(torch.cat(single), truth, multilabel) if single else None
+        return loss, _score(answers, truth, multilabel), one_step
+
+    @torch.inference_mode()
+    def _seen(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.averaged(self.precision.laid_out(images))
+        return logits.float()
+
+    def _validation_draws(self, some: Tensor) -> Draws:
+        return Draws.of(self.seed, image_keys([self.val_set.keys[i] for i in some.tolist()])).at(_DISTURB)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.precision.laid_out(images))
+        return logits
+
+    def _ease(self, done: float) -> None:
+        """Bring k-winners layers to the share that is due; a running average of weights does not carry it along."""
+        start = self.recipe.kwta_start
+        if start is not None:
+            ratio = start + (self.ratio - start) * min(1.0, done / EASING)
+            for model in (self.classifier, self.averaged):
+                set_ratio(model.backbone, ratio)
+
+    def _settled(self, epoch: int) -> bool:
+        """Whether an epoch's weights are those of the network that is wanted."""
+        return self.recipe.kwta_start is None or epoch / self.recipe.epochs >= EASING
+
+    def _gave_up(self) -> bool:
+        """Whether nothing has become better for as long as the recipe waits."""
+        state, patience = self.state, self.recipe.patience
+        return patience is not None and state.best >= 0 and state.epoch - 1 - state.best >= patience
 
     def _answering(self, model: Classifier) -> Forward:
         """The model as an adversary asks it: in the precision of the training."""
@@ -297,7 +362,7 @@ class _Course:
         batch = next(self._batches(0, 0))[0]
         images, targets = self._tensors(batch)
         with _own_luck(self.seed, 0, self.device):
-            self._use(measure(self.classifier, images, targets, self.loss, self.recipe.precision))
+            self._use(measure(self.classifier, images, targets, self.lesson.loss, self.recipe.precision))
         self.state.precision = asdict(self.precision)
         self._save()
 
@@ -354,6 +419,9 @@ class _Course:
             "training images": len(self.train_set),
             "epoch": state.best,
         }
+        if history[state.best].one_step is not None:
+            metrics["one step"] = history[state.best].one_step
+            metrics["overfitted epochs"] = [epoch.epoch for epoch in history if epoch.overfitted]
         if known(self.classifier.architecture):
             recipe = self.recipe.model_dump(mode="json")
             digest = self.train_set.digest
@@ -373,6 +441,7 @@ class _Course:
             "validation images": self.val_set.digest,
             "classifier": self.classifier.describe(),
             "starting weights": digest_tensors(self.classifier.state_dict()),
+            "teacher": None if self.teacher is None else self.teacher.digest(),
         }
 
 
@@ -410,10 +479,11 @@ def score_name(multilabel: bool, *, robust: bool = False) -> str:
     return ("robust " if robust else "") + ("mean AUROC" if multilabel else "balanced accuracy")
 
 
-def _score(logits: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], multilabel: bool) -> float:
+def _score(logits: Tensor, targets: Tensor, multilabel: bool) -> float:
+    answers, truth = logits.cpu().numpy(), targets.cpu().numpy()
     if multilabel:
-        return float(np.nanmean(auroc_per_class(logits, targets == 1)))
-    return balanced_accuracy(decide(logits, multilabel=False), targets, logits.shape[1], multilabel=False)
+        return float(np.nanmean(auroc_per_class(answers, truth == 1)))
+    return balanced_accuracy(decide(answers, multilabel=False), truth, answers.shape[1], multilabel=False)
 
 
 def _rank(epoch: Mapping[str, Any]) -> tuple[float, float]:
@@ -478,7 +548,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
-def _check(classifier: Classifier, train_set: ImageSet, val_set: ImageSet, recipe: Recipe) -> None:
+def _check(classifier: Classifier, train_set: ImageSet, val_set: ImageSet, recipe: Recipe, teacher: Classifier | None) -> None:
     for images in (train_set, val_set):
         if images.task != classifier.task:
             raise SettingsError(f"{images.name} asks for {images.task}, the classifier answers {classifier.task}")
@@ -486,6 +556,12 @@ def _check(classifier: Classifier, train_set: ImageSet, val_set: ImageSet, recip
         raise DataError(f"{train_set.name}: {len(train_set)} training and {len(val_set)} validation image(s) are too few")
     if recipe.sampling == "balanced" and classifier.task.multilabel:
         raise SettingsError("sampling='balanced' needs one class an image; for findings use class_weighting=True")
+    if teacher is not None and (teacher.task != classifier.task or teacher.channels != classifier.channels):
+        raise SettingsError(f"the teacher decides {teacher.task} in {teacher.channels} channel(s), the pupil {classifier.task}")
+    if recipe.kwta_start is not None and not ratios(classifier.backbone):
+        raise SettingsError(f"kwta_start is {recipe.kwta_start}, and {classifier.architecture} has no k-winners layers")
+    if recipe.keep_zeros and not frozen(classifier):
+        raise SettingsError("keep_zeros is set, and no convolution holds a weight that is exactly 0; prune the model first")
     shared = (set(train_set.keys) & set(val_set.keys)) or (set(train_set.groups) & set(val_set.groups))
     if shared:
         raise SplitError(

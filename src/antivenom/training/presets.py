@@ -26,7 +26,7 @@ class Recipe(BaseModel):
 
     Attributes:
         name: as a card and a report call it.
-        architecture: the backbone, as in `ARCHITECTURES`.
+        architecture: the backbone and what is built into it, as `architectures.architecture` reads it.
         pretrained: whether it starts from timm's ImageNet weights.
         side: pixels a side at which images are loaded.
         centre_crop: share of the side that the classifier keeps, in training and in use.
@@ -40,6 +40,12 @@ class Recipe(BaseModel):
         average: decay per step of a running average of the weights, which is then what is validated and kept. None: no average.
         precision: `auto` measures float32 against bfloat16 once, on the machine at hand.
         adversary: who disturbs each training image before it is learnt from, and the validation images that choose the epoch.
+        temperature: what logits are divided by in the loss; above 1 with a teacher for defensive distillation.
+        gradient_penalty: weight of the squared length of the loss's gradient by the pixels (Ross and Doshi-Velez 2018).
+        keep_zeros: whether weights of convolutions that are exactly 0 at the start, as pruning leaves them, stay so.
+        kwta_start: share of winners that k-winners layers begin with; it falls to what the architecture's name says over the
+            first half of the training, and only later epochs can be chosen.
+        patience: epochs without a better one after which the training ends; None: it runs to its end.
         notes: what a reader must be told, such as which settings its paper does not state.
     """
 
@@ -66,6 +72,11 @@ class Recipe(BaseModel):
     augmentation: Augmentation = Augmentation()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     adversary: Adversary | None = None
+    temperature: float = Field(default=1.0, gt=0)
+    gradient_penalty: float = Field(default=0.0, ge=0)
+    keep_zeros: bool = False
+    kwta_start: float | None = Field(default=None, gt=0, le=1)
+    patience: int | None = Field(default=None, ge=1)
     notes: tuple[str, ...] = ()
 
     def rate(self, step: int, steps_an_epoch: int) -> float:

@@ -1,0 +1,1 @@
+"""What is put around a classifier to make it harder to fool."""

@@ -1,0 +1,306 @@
+"""Hardening: a classifier with defences, alone or together, made in stages that a kill cannot hurt.
+
+    folder/
+      pretraining/ teacher/ training/ pruning/ front/   the stages that the defences ask for; each can be continued
+      model.safetensors                                 the hardened classifier, with its card
+
+Every defence starts alike, learns from the same images by the same recipe, and is chosen on the same validation images: what
+differs is the defence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from antivenom.data.imageset import ImageSet
+from antivenom.errors import SettingsError
+from antivenom.models.architectures import architecture, known, make_network
+from antivenom.models.classifier import Classifier
+from antivenom.models.parts import PARTS
+from antivenom.models.presentation import Presented
+from antivenom.models.pretrained import load_tensors
+from antivenom.models.weights import read_card, save
+from antivenom.training.fronts import FRONTS
+from antivenom.training.loop import Progress, TrainingResult, train
+from antivenom.training.presets import Recipe
+from antivenom.training.pruning import prune
+from antivenom.training.purifiers import pretrain_backbone
+
+EPSILON = 4 / 255  # of adversaries, where none is given
+# A fine-tuning takes a quarter of the epochs at a tenth of the learning rate: our choice, since no paper states its own.
+TUNING_EPOCHS, TUNING_RATE = 0.25, 0.1
+
+Within = Callable[[str], Progress | None]  # the name of a stage to whom its progress is told
+
+
+@dataclass(frozen=True)
+class Defence:
+    """One defence, as what it changes about a plain training.
+
+    Attributes:
+        title: as a report calls it.
+        reference: the paper that proposes it, with its address.
+        part: what is built into the backbone, as in `PARTS`.
+        changes: settings of the recipe.
+        augmentation: settings of its augmentation.
+        adversary: settings of the `Adversary` beside its epsilon; None: there is none.
+        share: of the weights that is pruned when the training is over; a fine-tuning follows.
+        taught: whether a teacher is trained first, whose probabilities are then learnt.
+        pretrained: whether the backbone first learns to make its images again.
+        front: what stands in front of the trained classifier, as in `FRONTS`.
+    """
+
+    title: str
+    reference: str
+    part: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    adversary: Mapping[str, Any] | None = None
+    share: float = 0.0
+    taught: bool = False
+    pretrained: bool = False
+    front: str = ""
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A classifier with its defences.
+
+    Attributes:
+        classifier: in evaluation mode.
+        checkpoint: on disk; of a module of the user's own its tensors alone.
+        training: the last training that it went through.
+    """
+
+    classifier: Classifier
+    checkpoint: Path
+    training: TrainingResult
+
+
+def harden(
+    images: ImageSet,
+    names: Sequence[str],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    epsilon: float = EPSILON,
+    start: Classifier | None = None,
+    pretrained: bool | Path | None = None,
+    place: torch.device | None = None,
+    told: Within = lambda stage: None,  # noqa: ARG005 - nobody is told
+    tell: Callable[[str], None] = print,
+) -> Hardened:
+    """Train a classifier with defences; a hardening that was interrupted continues.
+
+    Args:
+        images: with the splits `train` and `val`; no other is touched.
+        names: of `DEFENCES`, combined.
+        recipe: of the plain training.
+        folder: of this hardening alone; made where missing.
+        epsilon: of the adversaries, in units of the range.
+        start: a classifier to begin from, which is left as it is; None: a new one, as the recipe makes it.
+        pretrained: as in `Recipe.classifier`.
+        place: the device to train on; None: where the classifier is.
+        told: who is told of the progress of a stage.
+        tell: is given the account of what weights were loaded.
+
+    Raises:
+        SettingsError: there is no such defence, two do not go together, or the folder holds another hardening.
+        DataError, SplitError, WeightsError: as `train`.
+    """
+    defences = [defence(name) for name in names]
+    if start is not None:
+        recipe = Recipe.model_validate(recipe.model_dump() | {"architecture": start.architecture})
+    recipe = combined(recipe, defences, epsilon)
+    model = _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
+    learnt, judged = images.split("train"), images.split("val")
+    folder = Path(folder)
+    if any(one.pretrained for one in defences):
+        stage = "pretraining"
+        pretrain_backbone(model, learnt, epochs=recipe.epochs, seed=seed, folder=folder / stage, progress=told(stage))
+    teacher = None
+    if any(one.taught for one in defences):
+        pupil = _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
+        taught = train(pupil, learnt, judged, recipe, seed=seed, folder=folder / "teacher", progress=told("teacher"))
+        teacher = taught.classifier
+    result = train(
+        model, learnt, judged, recipe, seed=seed, folder=folder / "training", progress=told("training"), teacher=teacher
+    )
+    for one in (one for one in defences if one.share):
+        prune(result.classifier.backbone, one.share)
+        tuning, stage = tuned(recipe), "pruning"
+        result = train(result.classifier, learnt, judged, tuning, seed=seed, folder=folder / stage, progress=told(stage))
+    classifier = result.classifier
+    for one in (one for one in defences if one.front):
+        step = FRONTS[one.front](learnt, recipe.epochs, seed, folder / "front" / one.front, told(one.front))
+        classifier = Presented(classifier, [step]).eval()
+    if not known(classifier.architecture):
+        return Hardened(classifier, result.checkpoint, result)
+    metrics = {**read_card(result.checkpoint)["metrics"], "defences": list(names), "epsilon of the training": epsilon}
+    checkpoint = folder / "model.safetensors"
+    values = recipe.model_dump(mode="json")
+    save(classifier, checkpoint, data_digest=learnt.digest, seed=seed, metrics=metrics, recipe=values)
+    return Hardened(classifier, checkpoint, result)
+
+
+def defence(name: str) -> Defence:
+    """The row of the table.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in DEFENCES:
+        raise SettingsError(f"no defence {name!r}; there are {', '.join(DEFENCES)}")
+    return DEFENCES[name]
+
+
+def combined(recipe: Recipe, defences: Sequence[Defence], epsilon: float) -> Recipe:
+    """The recipe as the defences change it.
+
+    Raises:
+        SettingsError: two of them change the same setting, or want different adversaries.
+    """
+    changes: dict[str, Any] = {}
+    for one in defences:
+        own = dict(one.changes)
+        if one.adversary is not None:
+            own["adversary"] = {"epsilon": epsilon, **one.adversary}
+        for name in sorted(own.keys() & changes.keys()):
+            raise SettingsError(f"{one.title} and another defence both set {name}; train with one of them")
+        changes |= own
+    changes["augmentation"] = recipe.augmentation.model_dump()
+    for one in defences:
+        changes["augmentation"] |= one.augmentation
+    parts = "".join(f"+{one.part}" for one in defences if one.part)
+    changes["architecture"] = recipe.architecture + parts
+    return Recipe.model_validate(recipe.model_dump() | changes)
+
+
+def tuned(recipe: Recipe) -> Recipe:
+    """What follows a pruning: shorter, gentler, the zeros kept, an adversary at full size at once."""
+    adversary = None if recipe.adversary is None else {**recipe.adversary.model_dump(), "warm_up": 0.0}
+    return Recipe.model_validate(
+        recipe.model_dump()
+        | {
+            "name": f"{recipe.name}, tuned",
+            "epochs": max(1, round(TUNING_EPOCHS * recipe.epochs)),
+            "learning_rate": TUNING_RATE * recipe.learning_rate,
+            "schedule": "cosine",
+            "keep_zeros": True,
+            "kwta_start": None,
+            "adversary": adversary,
+        }
+    )
+
+
+def _started(
+    images: ImageSet,
+    recipe: Recipe,
+    defences: Sequence[Defence],
+    seed: int,
+    start: Classifier | None,
+    pretrained: bool | Path | None,
+    tell: Callable[[str], None],
+) -> Classifier:
+    """The classifier that is trained: new, or what was given with the defences' parts built in."""
+    if start is None:
+        return recipe.classifier(images.task, channels=images.channels, seed=seed, pretrained=pretrained, tell=tell)
+    model, parts = copy.deepcopy(start), [one for one in defences if one.part]
+    if not parts:
+        return model
+    if not known(start.architecture):
+        raise SettingsError(
+            f"{parts[0].title} is built into backbones of the table, and {start.architecture} is a module of your own; "
+            "take a defence that leaves the network as it is"
+        )
+    row = architecture(recipe.architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make_network(row, len(start.task.classes), start.backbone.get_parameter(f"{row.stem}.weight").shape[1])
+    report = load_tensors(network, start.backbone.state_dict(), source="the given model", stem=row.stem, head=row.head)
+    tell(str(report))
+    model.backbone, model.architecture = network, recipe.architecture
+    model.notes = (*start.notes, f"Started from {report}.")
+    return model
+
+
+_MADRY = (
+    'Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, https://arxiv.org/abs/1706.06083'
+)
+_GUO = 'Guo et al., "Countering Adversarial Images using Input Transformations", ICLR 2018, https://arxiv.org/abs/1711.00117'
+_XU = 'Xu, Evans, Qi, "Feature Squeezing", NDSS 2018, https://arxiv.org/abs/1704.01155'
+_CHEN = "Chen et al. 2021, Med. Phys. 48:6198"
+
+DEFENCES: dict[str, Defence] = {
+    "plain": Defence("No defence", ""),
+    **{name: Defence(part.title, part.paper, part=name) for name, part in PARTS.items() if name != "kwta"},
+    "kwta": Defence(PARTS["kwta"].title, PARTS["kwta"].paper, part="kwta", changes={"kwta_start": 0.5}),
+    "prune": Defence("Pruning of 20 %", _CHEN, share=0.2),
+    "adversarial": Defence("Adversarial training", _MADRY, adversary={}),
+    "half-clean": Defence("Adversarial training, half of the loss of clean images", _MADRY, adversary={"clean": 0.5}),
+    "fast": Defence(
+        "Fast adversarial training",
+        'Wong, Rice, Kolter, "Fast is better than free", ICLR 2020, https://arxiv.org/abs/2001.03994',
+        adversary={"steps": 1, "step_size": 1.25},
+    ),
+    "fgsm": Defence(
+        "FGSM training",
+        'Goodfellow, Shlens, Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, https://arxiv.org/abs/1412.6572',
+        adversary={"attacks": ("fgsm",), "clean": 0.5},
+    ),
+    "mixed": Defence(
+        "Training on FGSM, Square and stripes in turn",
+        "Sahu et al. 2024, https://doi.org/10.55248/gengpi.5.0324.0774",
+        adversary={"attacks": ("fgsm", "square", "stripes"), "clean": 0.5},
+    ),
+    "trades": Defence("TRADES", "Zhang et al., ICML 2019, https://arxiv.org/abs/1901.08573", adversary={"trades": 6.0}),
+    "distillation": Defence(
+        "Defensive distillation",
+        "Papernot et al., S&P 2016, https://arxiv.org/abs/1511.04508",
+        changes={"temperature": 20.0},
+        taught=True,
+    ),
+    "label-smoothing": Defence(
+        "Label smoothing",
+        'Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, https://arxiv.org/abs/1512.00567',
+        changes={"label_smoothing": 0.1},
+    ),
+    "gradient-penalty": Defence(
+        "Input-gradient regularisation",
+        "Ross, Doshi-Velez, AAAI 2018, https://arxiv.org/abs/1711.09404",
+        changes={"gradient_penalty": 1.0},
+    ),
+    "block-shuffle": Defence("Random block shuffle", _CHEN, augmentation={"blocks": 3}),
+    "noise": Defence(
+        "Training under noise, for smoothing",
+        "Cohen, Rosenfeld, Kolter, ICML 2019, https://arxiv.org/abs/1902.02918",
+        augmentation={"noise": 0.25},
+    ),
+    "pretraining": Defence(
+        "Auto-encoder, as pre-training",
+        "Kokalj-Filipovic et al., 2019, https://arxiv.org/abs/1902.08034",
+        pretrained=True,
+    ),
+    "denoiser": Defence("Denoising auto-encoder in front", _CHEN, front="denoiser"),
+    "invgan": Defence(
+        "InvGAN in front",
+        "Lin, Balaji, Samangouei, Chellappa, 2019, https://arxiv.org/abs/1911.10291",
+        front="invgan",
+    ),
+    "defense-gan": Defence(
+        "Defense-GAN in front",
+        "Samangouei, Kabkab, Chellappa, ICLR 2018, https://arxiv.org/abs/1805.06605",
+        front="defense-gan",
+    ),
+    "jpeg": Defence("JPEG in front", _GUO, front="jpeg"),
+    "bit-depth": Defence("Four bits in front", _XU, front="bit-depth"),
+    "median": Defence("Median in front", _XU, front="median"),
+    "total-variation": Defence("Total variation in front", _GUO, front="total-variation"),
+}
