@@ -54,8 +54,7 @@ def run(
     if setting.targets:
         known["targets"] = setting.targets
     if setting.attack == "cw":
-        # Ours moves values themselves. The peers move the paper's variable, whose change moves a value at most half as far.
-        known |= {"learning_rate": setting.learning_rate / 2, "searches": setting.searches, "constant": setting.constant}
+        known |= {"learning_rate": setting.learning_rate, "searches": setting.searches, "constant": setting.constant}
     if setting.attack == "jsma":
         known = {}  # the pairs of the paper; the number of values that may change is what limits it
     given = {name: value for name, value in known.items() if name in row.settings}

@@ -183,7 +183,9 @@ def attacked(ledger: Ledger, scene: Scene, victim: Victim, setting: Setting, lib
         return peer.make(ledger.watch(scene.model), (0.0, 1.0), setting)(scene.x, scene.y)
     judge = ledger.watch(scene.model)
     plain = library == PLAIN or victim.propose is victim.judge
-    watched = Victim(judge, judge if plain else ledger.watch(victim.propose, judges=False), victim.batch)
+    watched = Victim(judge, judge, victim.batch)
+    if not plain:
+        watched = Victim(judge, ledger.watch(victim.propose, judges=False), victim.batch, victim.execution)
     if endless and library == AS_MANY_STEPS:
         setting = replace(setting, steps=ours.as_many_steps(setting, setting.steps))
     elif endless:

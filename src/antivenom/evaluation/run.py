@@ -28,6 +28,7 @@ from antivenom.evaluation.suspicion import suspicions
 from antivenom.metrics.classification import one_hot
 from antivenom.models.classifier import AT_ONCE, Classifier, check_ready
 from antivenom.models.execution import Victim, accelerate, execute
+from antivenom.models.parameters import count
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
 from antivenom.records.audit import Audit
@@ -190,6 +191,7 @@ def _victim(store: Store, model: Classifier, tests: ImageSet, protocol: Protocol
 def _provenance(
     model: Classifier, data: ImageSet, victim: Victim, digest: str, command: str, card: Mapping[str, Any]
 ) -> dict[str, Any]:
+    counted = count(model)
     return {
         "weights": digest,
         "data": data.digest,
@@ -204,7 +206,8 @@ def _provenance(
         "card": {
             **card,
             **model.describe(),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": counted.all,
+            "zeros": counted.zeros,
             "differentiable": model.differentiable,
         },
     }

@@ -45,7 +45,7 @@ from antivenom.report.origin import run_identity
 from antivenom.report.trade_off import TradeOff, style_of, trade_off_chart
 
 # One private step each of writing a page; the two ways of writing one must not part.
-from antivenom.report.write import _templates, _write
+from antivenom.report.write import templates, write_page
 
 Array = np.ndarray[Any, Any]
 
@@ -207,9 +207,9 @@ def write_comparison(
         raise SettingsError(f"{target} is to be the page; name it .html, the figures are written beside it")
     ledger = Ledger()
     found = compare(folders, baseline=baseline, threat=threat, level=level, ledger=ledger)
-    _write(target, _templates().get_template("compared.html").render(page=found, words=words, best=BEST, tied=TIED))
-    _write(target.with_suffix(".json"), ledger.as_json(identity(found)))
-    _write(target.with_suffix(".csv"), ledger.as_csv())
+    write_page(target, templates().get_template("compared.html").render(page=found, words=words, best=BEST, tied=TIED))
+    write_page(target.with_suffix(".json"), ledger.as_json(identity(found)))
+    write_page(target.with_suffix(".csv"), ledger.as_csv())
     return found, target
 
 
@@ -437,12 +437,11 @@ def _count(value: Any) -> str:
 
 
 def _zeros(card: Mapping[str, Any]) -> str:
-    """How many weights are 0, where the card of the model knows."""
-    pruning = card.get("pruning")
-    known = {**(pruning if isinstance(pruning, Mapping) else {}), **card}
-    zeros, sparsity = known.get("zeros"), known.get("sparsity")
-    parts = [f"{zeros:,}" if isinstance(zeros, int) else "", f"{100 * sparsity:.1f} %" if isinstance(sparsity, float) else ""]
-    return " = ".join(filter(None, parts)) or "–"
+    """How many weights are 0, where the audit knows."""
+    zeros, every = card.get("zeros"), card.get("parameters")
+    if not isinstance(zeros, int) or not isinstance(every, int) or not every:
+        return "–"
+    return f"{zeros:,} = {100 * zeros / every:.1f} %" if zeros else "0"
 
 
 # -- differences -------------------------------------------------------------------------------------------------------

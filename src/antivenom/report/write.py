@@ -34,17 +34,17 @@ def write_report(folder: str | os.PathLike[str], output: str | os.PathLike[str] 
     """
     audit, ledger = Audit.read(folder), Ledger()
     page = page_of(audit, ledger)
-    html = _templates().get_template("report.html").render(page=page, words=words)
+    html = templates().get_template("report.html").render(page=page, words=words)
     target = Path(output) if output is not None else Path(folder)
     target = target / "report.html" if target.is_dir() else target
-    _write(target, html)
-    _write(target.with_name("figures.json"), ledger.as_json(run_identity(audit)))
-    _write(target.with_name("figures.csv"), ledger.as_csv())
+    write_page(target, html)
+    write_page(target.with_name("figures.json"), ledger.as_json(run_identity(audit)))
+    write_page(target.with_name("figures.csv"), ledger.as_csv())
     return target
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
     """Templates escape everything: names of classes, files and sources come from others' tables."""
     found = Environment(
         loader=PackageLoader("antivenom.report"),
@@ -62,7 +62,7 @@ def _scaled(number: float, factor: float = 1, digits: int = 1) -> str:
     return f"{round(factor * number, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
