@@ -21,7 +21,7 @@ import torch
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import SettingsError
 from antivenom.models.architectures import architecture, known, make_network
-from antivenom.models.classifier import Classifier
+from antivenom.models.classifier import Classifier, Step
 from antivenom.models.parts import PARTS
 from antivenom.models.presentation import Presented
 from antivenom.models.pretrained import load_tensors
@@ -119,35 +119,53 @@ def harden(
     if start is not None:
         recipe = Recipe.model_validate(recipe.model_dump() | {"architecture": start.architecture})
     recipe = combined(recipe, defences, epsilon)
-    model = _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
-    learnt, judged = images.split("train"), images.split("val")
-    folder = Path(folder)
+    work = _Work(images, recipe, seed, Path(folder), told)
+
+    def begun() -> Classifier:
+        return _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
+
+    model = begun()
     if any(one.pretrained for one in defences):
-        stage = "pretraining"
-        pretrain_backbone(model, learnt, epochs=recipe.epochs, seed=seed, folder=folder / stage, progress=told(stage))
-    teacher = None
-    if any(one.taught for one in defences):
-        pupil = _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
-        taught = train(pupil, learnt, judged, recipe, seed=seed, folder=folder / "teacher", progress=told("teacher"))
-        teacher = taught.classifier
-    result = train(
-        model, learnt, judged, recipe, seed=seed, folder=folder / "training", progress=told("training"), teacher=teacher
-    )
-    for one in (one for one in defences if one.share):
-        prune(result.classifier.backbone, one.share)
-        tuning, stage = tuned(recipe), "pruning"
-        result = train(result.classifier, learnt, judged, tuning, seed=seed, folder=folder / stage, progress=told(stage))
+        work.pretrain(model)
+    teacher = work.train(begun(), recipe, "teacher").classifier if any(one.taught for one in defences) else None
+    result = work.train(model, recipe, "training", teacher)
+    for share in (one.share for one in defences if one.share):
+        prune(result.classifier.backbone, share)
+        result = work.train(result.classifier, tuned(recipe), "pruning")
     classifier = result.classifier
-    for one in (one for one in defences if one.front):
-        step = FRONTS[one.front](learnt, recipe.epochs, seed, folder / "front" / one.front, told(one.front))
-        classifier = Presented(classifier, [step]).eval()
+    for front in (one.front for one in defences if one.front):
+        classifier = Presented(classifier, [work.front(front)]).eval()
     if not known(classifier.architecture):
         return Hardened(classifier, result.checkpoint, result)
     metrics = {**read_card(result.checkpoint)["metrics"], "defences": list(names), "epsilon of the training": epsilon}
-    checkpoint = folder / "model.safetensors"
-    values = recipe.model_dump(mode="json")
-    save(classifier, checkpoint, data_digest=learnt.digest, seed=seed, metrics=metrics, recipe=values)
+    values, digest, checkpoint = recipe.model_dump(mode="json"), images.split("train").digest, work.folder / "model.safetensors"
+    save(classifier, checkpoint, data_digest=digest, seed=seed, metrics=metrics, recipe=values)
     return Hardened(classifier, checkpoint, result)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the stages of one hardening share."""
+
+    images: ImageSet
+    recipe: Recipe
+    seed: int
+    folder: Path
+    told: Within
+
+    def train(self, model: Classifier, recipe: Recipe, stage: str, teacher: Classifier | None = None) -> TrainingResult:
+        learnt, judged = self.images.split("train"), self.images.split("val")
+        place, progress = self.folder / stage, self.told(stage)
+        return train(model, learnt, judged, recipe, seed=self.seed, folder=place, progress=progress, teacher=teacher)
+
+    def pretrain(self, model: Classifier) -> None:
+        place, progress = self.folder / "pretraining", self.told("pretraining")
+        images, epochs = self.images.split("train"), self.recipe.epochs
+        pretrain_backbone(model, images, epochs=epochs, seed=self.seed, folder=place, progress=progress)
+
+    def front(self, name: str) -> Step:
+        place = self.folder / "front" / name
+        return FRONTS[name](self.images.split("train"), self.recipe.epochs, self.seed, place, self.told(name))
 
 
 def defence(name: str) -> Defence:
