@@ -1,5 +1,7 @@
 """Hardening puts defences together as their rows say, refuses what does not go together, and continues."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,11 @@ def test_every_defence_of_the_table_makes_a_recipe(name):
     assert "https://" in row.reference or name == "plain" or "Med. Phys." in row.reference
 
 
+def test_every_defence_has_its_line_in_the_documents():
+    page = (Path(__file__).parents[2] / "docs" / "hardening.md").read_text()
+    assert not [name for name in DEFENCES if f"| `{name}` |" not in page]
+
+
 def test_defences_add_up_and_those_that_cannot_are_refused():
     both = of("cbam", "adversarial", "block-shuffle")
     assert (both.architecture, both.adversary.steps, both.augmentation.blocks) == ("resnet18+cbam", 3, 3)
@@ -58,6 +65,15 @@ def test_defences_add_up_and_those_that_cannot_are_refused():
         of("adversarial", "trades")
     with pytest.raises(SettingsError, match="no defence 'hope'; there are plain, cbam"):
         of("hope")
+
+
+def test_a_number_after_the_name_sets_the_share():
+    assert defence("prune:0.4").share == 0.4
+    assert defence("prune").share == 0.2
+    assert of("kwta:0.3").architecture == "resnet18+kwta:0.3"
+    for name, match in (("prune:1", "below 1"), ("prune:x", "'x'"), ("kwta:-0.1", "above 0"), ("cbam:0.5", "takes no number")):
+        with pytest.raises(SettingsError, match=match):
+            defence(name)
 
 
 def test_fine_tuning_is_shorter_gentler_and_keeps_zeros():

@@ -20,7 +20,7 @@ from antivenom.models.weights import load, read_card
 from antivenom.records.audit import Audit
 from antivenom.report.write import write_report
 from antivenom.threat.card import number
-from antivenom.training.hardening import DEFENCES, defence, harden
+from antivenom.training.hardening import defence, harden
 
 
 def run_harden(
@@ -60,7 +60,7 @@ def run_harden(
             tell=lambda text: out.print(text, markup=False),
         )
     out.print(f"checkpoint: {hardened.checkpoint}", markup=False)
-    title, folder = " + ".join(DEFENCES[name].title for name in names), output / "audit"
+    title, folder = " + ".join(defence(name).title for name in names), output / "audit"
     card = read_card(hardened.checkpoint) if known(hardened.classifier.architecture) else {}
     typed, classifier = shlex.join(["antivenom", *sys.argv[1:]]), hardened.classifier.to(place).eval()
     with progress(f"auditing on {images.name}") as told:

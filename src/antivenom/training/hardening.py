@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,28 @@ class _Work:
 
 
 def defence(name: str) -> Defence:
-    """The row of the table.
+    """The row of the table; `prune:0.4` prunes another share than its own, `kwta:0.3` keeps another share of winners.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is none, or the number after the colon is no share.
     """
-    if name not in DEFENCES:
+    word, _, written = name.partition(":")
+    if word not in DEFENCES:
         raise SettingsError(f"no defence {name!r}; there are {', '.join(DEFENCES)}")
-    return DEFENCES[name]
+    row = DEFENCES[word]
+    if not written:
+        return row
+    try:
+        share = float(written)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise SettingsError(f"{name!r}: the number after the colon is a share above 0 and below 1, got {written!r}")
+    if word == "prune":
+        return replace(row, title=f"Pruning of {100 * share:g} %", share=share)
+    if word == "kwta":
+        return replace(row, part=name)
+    raise SettingsError(f"{word} takes no number, got {name!r}; prune and kwta do")
 
 
 def combined(recipe: Recipe, defences: Sequence[Defence], epsilon: float) -> Recipe:
