@@ -27,7 +27,7 @@ A_STEP: dict[str, Callable[[int], int]] = {
 }
 AT_THE_END = {"cw": 0, "fab": 4}  # passes after the last step, where it is not one look at the last point
 # Share of a budget that goes into steps where the judge is another model, asked at each nearer point: as it was seen to be.
-ASKED = {"cw": 0.94, "sigma_zero": 0.9, "ddn": 0.86, "fab": 0.9}
+ASKED = {"cw": 0.86, "sigma_zero": 0.9, "ddn": 0.86, "fab": 0.9}
 ASKED_BY_OTHERS = 0.8
 
 

@@ -7,11 +7,14 @@ import torch
 
 from antivenom.attacks import FOOLED
 from antivenom.attacks.ddn import ddn
-from antivenom.attacks.fmn import fmn
+from antivenom.attacks.fmn import _Walk, fmn
+from antivenom.attacks.problem import Problem
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Untargeted
+from antivenom.threat.objectives import margin
 from antivenom.threat.perturbations import L2, Linf
 from antivenom.threat.pixels import Pixels
+from antivenom.threat.sparse import L0
 from toys import FREE, Affine, Plane, Sphere, small_network
 
 KINDS = pytest.mark.parametrize("kind", [Linf, L2])
@@ -78,3 +81,16 @@ def test_the_point_that_is_stored_is_the_one_that_is_judged(kind, draws):
     torch.testing.assert_close(255 * found.x_adv, (255 * found.x_adv).round(), rtol=0, atol=1e-3)
     assert found.success.all()
     assert torch.equal(found.success, goal.reached(model(found.x_adv)))
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 4.0), (1, 6.0)])
+def test_of_few_values_at_least_one_is_given_up_or_gained(draws, label, expected):
+    model, x = Plane().eval(), torch.full((16, 3, 4, 4), 0.5)
+    first = (torch.arange(48) < 5).reshape(3, 4, 4)
+    point = x + 0.3 * model.w.detach().sign().reshape(3, 4, 4) * first
+    assert (model(point).argmax(1) == 1).all()
+    problem = Problem.of(model, x, Untargeted(torch.full((16,), label)), L0(math.inf), draws, takes=(L0,), endless=True)
+    radius = torch.full((16,), 5.0)
+    state = point, radius, torch.where(torch.tensor(label == 0), radius, 7.0)
+    after = _Walk(100, 1.0, 0.05, margin).look(problem, state, torch.full((16,), 3)).state[1]
+    assert (after == expected).all()

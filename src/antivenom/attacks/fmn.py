@@ -92,9 +92,11 @@ class _Walk:
         gamma = self.gamma * falling(done, LAST_GAMMA)
         # A little beyond the boundary: exactly on it, rounding decides.
         ahead = size - (1 + self.gamma) * met / problem.allowed.dual(gradient).clamp_min(TINY)
-        grown = radius * (1 + gamma)
+        grain = problem.allowed.grain  # a share of a few values is none: at least one is given up or gained (the authors' code)
+        grown = (radius * (1 + gamma)).maximum(radius + grain)
         grown = torch.where(shortest.isfinite(), grown, grown.maximum(ahead))
-        radius = torch.where(fools, (radius * (1 - gamma)).minimum(shortest), grown)
+        shrunk = (radius * (1 - gamma)).minimum(radius - grain).minimum(shortest)
+        radius = torch.where(fools, shrunk, grown)
         radius = radius.minimum(torch.as_tensor(problem.allowed.epsilon).to(radius))
         length = self.stride * falling(done, LAST_STRIDE) / gradient.flatten(1).norm(dim=1).clamp_min(TINY)
         following = problem.allowed.within(radius).project(point + wide(length.to(point)) * gradient, problem.x)

@@ -54,7 +54,13 @@ class Capability(ABC):
 
 @dataclass(frozen=True)
 class PerturbationSet(Capability):
-    """All perturbations of at most `epsilon` that `pixels` admit: a ball."""
+    """All perturbations of at most `epsilon` that `pixels` admit: a ball.
+
+    Attributes:
+        grain: what sizes are whole multiples of; 0 where any size can be.
+    """
+
+    grain: ClassVar[float] = 0.0
 
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ class L0(PerturbationSet):
     """At most epsilon values change, each as far as its range allows. Tied channels change as one and count as many."""
 
     name: ClassVar[str] = "l0"
+    grain: ClassVar[float] = 1.0
 
     def size(self, delta: Tensor) -> Tensor:
         return (delta != 0).flatten(1).sum(1).to(delta)
