@@ -8,7 +8,9 @@ from torch import nn
 
 from antivenom.errors import ModelError, SettingsError
 from antivenom.models import execution
+from antivenom.models.architectures import build
 from antivenom.models.execution import AS_GIVEN, TWINS, Victim, accelerate, execute
+from antivenom.task import Task
 from toys import small_network
 
 
@@ -27,6 +29,14 @@ def test_a_twin_answers_and_climbs_like_its_model(like, way):
     torch.testing.assert_close(other, answer, rtol=0.02 if loose else 1e-4, atol=0.05 if loose else 1e-5)
     cosine = torch.nn.functional.cosine_similarity(slope.flatten(1), gradient.flatten(1))
     assert (cosine > (0.98 if loose else 0.99999)).all()
+
+
+@pytest.mark.parametrize("part", ["cbam", "eca"])  # a norm behind a convolution of one map; a convolution along channels
+def test_attention_has_a_twin_too(part):
+    model = build(f"resnet18+{part}", Task(("normal", "ill")), channels=1, seed=0, size=(32, 32)).eval()
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    twin = execute(model, x, "bfloat16, folded, channels-last").propose
+    assert execution._agrees(twin, x, execution._gradients(model, x))
 
 
 @pytest.mark.parametrize("way", TWINS)

@@ -165,7 +165,7 @@ def _halved(model: nn.Module, like: Tensor) -> nn.Module:
     convolutions = [name for name in order if isinstance(twin.get_submodule(name), nn.Conv2d)]
     linears = [name for name in order if isinstance(twin.get_submodule(name), nn.Linear)]
     for module in twin.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear | nn.BatchNorm2d):
             module.to(torch.bfloat16)
     for name in convolutions[:1]:
         twin.set_submodule(name, _FineStem(twin.get_submodule(name)))
