@@ -25,9 +25,10 @@ from antivenom.threat.perturbations import Linf
 from antivenom.training import loop
 from antivenom.training.adversary import Adversary
 from antivenom.training.augmentation import Augmentation
-from antivenom.training.loop import Epoch, Shelf, _order, train
+from antivenom.training.loop import Epoch, _order, train
 from antivenom.training.presets import Recipe
 from antivenom.training.pruning import prune
+from antivenom.training.shelf import Shelf
 
 TASK, FINDINGS = Task(("dark", "bright")), Task(("left", "right"), multilabel=True)
 PLAIN = Recipe(name="test", epochs=3, batch=8, learning_rate=0.05, precision="float32")

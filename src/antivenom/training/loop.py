@@ -44,13 +44,13 @@ from antivenom.training.losses import StandardLoss, class_weights
 from antivenom.training.precision import Precision, measure
 from antivenom.training.presets import Recipe
 from antivenom.training.pruning import frozen, hold
+from antivenom.training.shelf import CACHE, Shelf
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what stands to be said
 
 EVERY = 30.0  # seconds of work that a kill may cost
 CATASTROPHE = 0.5  # of the score under one step: below that, several steps find what one does not
 EASING = 0.5  # share of a training over which k-winners layers come to keep as few as they shall
-CACHE = 1_000_000_000  # bytes of decoded images kept in memory
 _ORDER, _CHANGE, _DROP, _DISTURB = 1, 2, 3, 4  # places of the kinds of draws
 
 
@@ -443,35 +443,6 @@ class _Course:
             "starting weights": digest_tensors(self.classifier.state_dict()),
             "teacher": None if self.teacher is None else self.teacher.digest(),
         }
-
-
-class Shelf:
-    """Decoded images, kept in memory up to a budget, first come, first kept.
-
-    Every image passes through float16, kept or not: what a training sees must not depend on how much memory it was given.
-
-    Args:
-        budget: bytes of pixels.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.left = budget
-        self._kept: dict[tuple[int, int], Sample] = {}
-
-    def samples(self, images: ImageSet, positions: Tensor) -> list[Sample]:
-        """The samples at these positions, images in float16."""
-        return [self._sample(images, position) for position in positions.tolist()]
-
-    def _sample(self, images: ImageSet, position: int) -> Sample:
-        place = (id(images), position)
-        if place in self._kept:
-            return self._kept[place]
-        sample = images[position]
-        sample = Sample(sample.image.half(), sample.target, sample.key, sample.group, sample.source)
-        if sample.image.nbytes <= self.left:
-            self.left -= sample.image.nbytes
-            self._kept[place] = sample
-        return sample
 
 
 def score_name(multilabel: bool, *, robust: bool = False) -> str:

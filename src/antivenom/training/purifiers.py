@@ -34,7 +34,8 @@ from antivenom.models.tensor_files import read_safetensors, write_safetensors
 from antivenom.provenance import digest_tensors
 from antivenom.randomness import Draws, image_keys
 from antivenom.training.adversary import Adversary
-from antivenom.training.loop import CACHE, EVERY, Progress, Shelf
+from antivenom.training.loop import EVERY, Progress
+from antivenom.training.shelf import CACHE, Shelf
 
 History = tuple[dict[str, float], ...]  # one row an epoch: each loss by its name, the mean over the epoch's images
 
