@@ -10,6 +10,7 @@ import torch
 from tests.runs import CHEST, Run, write_run
 
 from antivenom.cli import main
+from antivenom.cli.console import out
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.evaluation.protocol import Protocol, Row
 from antivenom.evaluation.run import run
@@ -25,7 +26,7 @@ def typed(monkeypatch, capsys):
     """Type a command; give its exit code and what it printed."""
 
     def run(*words):
-        monkeypatch.setenv("COLUMNS", "300")
+        monkeypatch.setattr(out, "_width", 300)  # the variable COLUMNS is read when the console is made, which may be long ago
         monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             main.run()

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from antivenom.cli.console import out
-from antivenom.report.compared import Cell, Comparison, compare, write_comparison
+from antivenom.report.compared import Cell, Comparison, ModelRow, compare, write_comparison
 
 
 def run(folders: Sequence[Path], output: Path | None, *, baseline: str | None, threat: str, level: str | None) -> None:
@@ -25,30 +25,32 @@ def show(found: Comparison) -> None:
     """Print the tables, their legend and what to mind."""
     place = f"{found.threat} {found.ground.size}"
     out.print(f"\n{found.title}; attacks at {place}, {found.ground.chosen}", markup=False)
-    out.print(_side_by_side(found), _by_attack(found), _differences(found), sep="\n")
+    out.print(_side_by_side(found), _reach_and_size(found), _by_attack(found), _differences(found), sep="\n")
     for text in (*found.legend, *found.notes, found.verdict):
         out.print(text, markup=False)
 
 
 def _side_by_side(found: Comparison) -> Table:
-    heads = ("balanced", "accuracy", "balanced, attacked", "accuracy, attacked", "above chance to", "median distance")
-    table = _table("", *heads, "parameters", "zeros", "ms per image")
+    table = _table("", "balanced", "accuracy", "balanced, attacked", "accuracy, attacked")
     for row in found.rows:
-        seconds = f"{1000 * row.seconds.estimate.value:.2f}" if row.seconds else "–"
-        distance = " ".join(row.distance_text) + (row.distance.mark if row.distance else "")
         shares = (row.clean_balanced, row.clean_accuracy, row.worst_balanced, row.worst_accuracy)
-        table.add_row(
-            f"{row.name} (baseline)" if row.baseline else row.name,
-            *map(_share, shares),
-            row.reach,
-            distance,
-            row.parameters,
-            row.zeros,
-            seconds,
-        )
+        table.add_row(_name(row), *map(_share, shares))
     constant = (f"{100 * found.chance:.1f}", f"{100 * found.constant.estimate.value:.1f}")
     table.add_row("any constant answer", *constant, *constant)
     return table
+
+
+def _reach_and_size(found: Comparison) -> Table:
+    table = _table("", "above chance to", "median distance", "parameters", "zeros", "ms per image")
+    for row in found.rows:
+        seconds = f"{1000 * row.seconds.estimate.value:.2f}" if row.seconds else "–"
+        distance = " ".join(row.distance_text) + (row.distance.mark if row.distance else "")
+        table.add_row(_name(row), row.reach, distance, row.parameters, row.zeros, seconds)
+    return table
+
+
+def _name(row: ModelRow) -> str:
+    return f"{row.name} (baseline)" if row.baseline else row.name
 
 
 def _by_attack(found: Comparison) -> Table:
