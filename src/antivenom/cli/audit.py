@@ -114,6 +114,7 @@ def opened_with_images(model: str, wanted: Wanted) -> tuple[Classifier, dict[str
 
 
 def title_of(model: str, classifier: Classifier) -> str:
+    """What a report calls the model: its import path, or its architecture and where it lies."""
     return model if ":" in model else f"{classifier.architecture} ({Path(model).parent.name or Path(model).stem})"
 
 

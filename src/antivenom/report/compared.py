@@ -43,8 +43,6 @@ from antivenom.report.lineup import (
 )
 from antivenom.report.origin import run_identity
 from antivenom.report.trade_off import TradeOff, style_of, trade_off_chart
-
-# One private step each of writing a page; the two ways of writing one must not part.
 from antivenom.report.write import templates, write_page
 
 Array = np.ndarray[Any, Any]

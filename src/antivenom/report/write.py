@@ -63,6 +63,11 @@ def _scaled(number: float, factor: float = 1, digits: int = 1) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
+    """Write a text whole or not at all.
+
+    Raises:
+        RecordsError: it cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

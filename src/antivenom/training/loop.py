@@ -236,7 +236,7 @@ class _Course:
             with torch.no_grad():
                 wanted = self.lesson.soft(self.teacher(images))
         self.classifier.train()
-        with _own_luck(self.seed, place, self.device), self.precision.autocast(self.device):
+        with own_luck(self.seed, place, self.device), self.precision.autocast(self.device):
             loss = self.lesson(self._logits, images, disturbed, wanted)
         value = loss.item()
         if not math.isfinite(value):
@@ -251,7 +251,7 @@ class _Course:
             group["lr"] = rate
         self.optimiser.step()
         if recipe.average is not None:
-            _pull(self.averaged, self.classifier, 1 - min(recipe.average, (1 + place) / (10 + place)))
+            pull(self.averaged, self.classifier, 1 - min(recipe.average, (1 + place) / (10 + place)))
         state.loss += value * len(samples)
         state.step += 1
         return rate
@@ -361,7 +361,7 @@ class _Course:
             return
         batch = next(self._batches(0, 0))[0]
         images, targets = self._tensors(batch)
-        with _own_luck(self.seed, 0, self.device):
+        with own_luck(self.seed, 0, self.device):
             self._use(measure(self.classifier, images, targets, self.lesson.loss, self.recipe.precision))
         self.state.precision = asdict(self.precision)
         self._save()
@@ -395,10 +395,10 @@ class _Course:
                 "take the same ones to continue it, or another folder"
             )
         self.state = state
-        self.classifier.load_state_dict(_part(tensors, "model"))
+        self.classifier.load_state_dict(part_of(tensors, "model"))
         if self.averaged is not self.classifier:
-            self.averaged.load_state_dict(_part(tensors, "average"))
-        for name, buffer in _part(tensors, "momentum").items():
+            self.averaged.load_state_dict(part_of(tensors, "average"))
+        for name, buffer in part_of(tensors, "momentum").items():
             parameter = self.classifier.get_parameter(name)
             self.optimiser.state[parameter]["momentum_buffer"] = buffer.to(parameter.device)
 
@@ -473,14 +473,14 @@ def _order(images: ImageSet, recipe: Recipe, seed: int, epoch: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def _own_luck(seed: int, place: int, device: torch.device) -> Iterator[None]:
+def own_luck(seed: int, place: int, device: torch.device) -> Iterator[None]:
     """Let dropout and its like draw by seed and step, and leave the global generators as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(Draws.of(seed, torch.tensor([place])).at(_DROP).key[0]) & 0x7FFF_FFFF_FFFF_FFFF)
         yield
 
 
-def _pull(averaged: nn.Module, towards: nn.Module, share: float) -> None:
+def pull(averaged: nn.Module, towards: nn.Module, share: float) -> None:
     """Move the averaged weights a share of the way; counters are copied."""
     current = towards.state_dict()
     for name, tensor in averaged.state_dict().items():
@@ -498,7 +498,7 @@ def _ahead(background: ThreadPoolExecutor, batches: Iterator[Any]) -> Iterator[A
         yield batch
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 

@@ -34,7 +34,7 @@ from antivenom.models.tensor_files import read_safetensors, write_safetensors
 from antivenom.provenance import digest_tensors
 from antivenom.randomness import Draws, image_keys
 from antivenom.training.adversary import Adversary
-from antivenom.training.loop import EVERY, Progress
+from antivenom.training.loop import EVERY, Progress, own_luck, part_of, pull
 from antivenom.training.shelf import CACHE, Shelf
 
 History = tuple[dict[str, float], ...]  # one row an epoch: each loss by its name, the mean over the epoch's images
@@ -43,7 +43,7 @@ BATCH = 32
 # Of the adversarial part of InvGAN's code (github.com/yogeshbalaji/InvGAN): the mean absolute error beyond a margin, the
 # discriminator's answer and the mean square of the code, in this proportion.
 MARGIN, OF_ERROR, OF_ANSWER, OF_CODE = 0.02, 100.0, 1.0, 0.5
-_ORDER, _NOISE, _CODE, _DISTURB, _DROP = 1, 2, 3, 4, 5  # places of the kinds of draws
+_ORDER, _NOISE, _CODE, _DISTURB = 1, 2, 4, 5  # places of the kinds of draws
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def train_gan(
         made = generator(codes)
         told = _descend(_hinge(discriminator, given.images, made.detach()), tells, discriminator)
         fooled = _descend(-discriminator(made).mean(), makes, generator)
-        _pull(averaged, generator, 1 - min(average, (1 + given.place) / (10 + given.place)))
+        pull(averaged, generator, 1 - min(average, (1 + given.place) / (10 + given.place)))
         return {"discriminator": told, "generator": fooled}
 
     networks = {"generator": generator, "discriminator": discriminator, "average": averaged}
@@ -383,9 +383,7 @@ class _Learning:
 
     def _learn(self, batch: _Batch) -> None:
         state = self.state
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            # Drop-out draws from the global generator, whose seed is therefore the step's own here.
-            torch.manual_seed(int(Draws.of(self.seed, torch.tensor([batch.place])).at(_DROP).key[0]) & 0x7FFF_FFFF_FFFF_FFFF)
+        with own_luck(self.seed, batch.place, self.device):
             losses = self.lesson.step(batch)
         for name, loss in losses.items():
             if not math.isfinite(loss):
@@ -446,17 +444,13 @@ class _Learning:
             )
         self.state = state
         for name, network in self.lesson.networks.items():
-            network.load_state_dict(_part(tensors, f"network.{name}."))
+            network.load_state_dict(part_of(tensors, f"network.{name}"))
         for name, optimiser in self.lesson.optimisers.items():
             kept: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _part(tensors, f"optimiser.{name}.").items():
+            for key, tensor in part_of(tensors, f"optimiser.{name}").items():
                 place, _, what = key.partition(".")
                 kept.setdefault(int(place), {})[what] = tensor
             optimiser.load_state_dict({"state": kept, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -503,17 +497,6 @@ def _learning(networks: Sequence[nn.Module]) -> list[Tensor]:
 def _hinge(discriminator: Discriminator, images: Tensor, made: Tensor) -> Tensor:
     loss: Tensor = (1 - discriminator(images)).relu().mean() + (1 + discriminator(made)).relu().mean()
     return loss
-
-
-@torch.no_grad()
-def _pull(averaged: nn.Module, towards: nn.Module, share: float) -> None:
-    """Move the averaged tensors a share of the way; counters are copied."""
-    current = towards.state_dict()
-    for name, tensor in averaged.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.lerp_(current[name], share)
-        else:
-            tensor.copy_(current[name])
 
 
 def _noisy(given: _Batch, noise: float) -> Tensor:
