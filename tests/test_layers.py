@@ -23,7 +23,10 @@ MAY = {
     "attacks": {"threat", "models.execution", "randomness", "errors", "task"},
     "defences": {"models", "metrics", "randomness", "errors", "task"},
     "training": {"attacks", "threat", "metrics", "models", "defences", "data", *LEAVES},
-    "evaluation": {"data", "models", "attacks", "threat", "metrics", "defences", "records", *LEAVES},
+    "corruptions": {"randomness", "errors"},
+    "detection": {"models", "metrics", "randomness", "errors"},
+    "guard": {"models", "defences", "detection", "metrics", *LEAVES},
+    "evaluation": {"corruptions", "detection", "guard", "data", "models", "attacks", "threat", "metrics", "defences", "records", *LEAVES},
     "report": {"records", "metrics", "errors", "task"},
 }
 MAY["cli"] = set(MAY)

@@ -6,11 +6,7 @@ maps of the first block on a clean and on an attacked image, side by side (their
 
 from __future__ import annotations
 
-import difflib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +14,10 @@ from torch.nn import functional as F
 
 from antivenom.errors import ImageError, ModelError, SettingsError
 from antivenom.models.classifier import AT_ONCE, Classifier, check_ready
+from antivenom.models.layers import named_layers, select, watching
 from antivenom.models.presentation import CentreCrop
 
 Wanted = str | Sequence[str] | Callable[[str, nn.Module], bool]
-NEAR, NEAREST = 0.3, 4  # how alike a name must be to be suggested, of 1, and how many are
 
 
 def layer_outputs(model: nn.Module, images: Tensor, wanted: Wanted) -> dict[str, Tensor]:
@@ -47,9 +43,9 @@ def layer_outputs(model: nn.Module, images: Tensor, wanted: Wanted) -> dict[str,
     check_images(images)
     check_ready(model)
     if callable(wanted):
-        layers = {name: layer for name, layer in _layers(model).items() if wanted(name, layer)}
+        layers = {name: layer for name, layer in named_layers(network(model)).items() if wanted(name, layer)}
     else:
-        layers = select(model, [wanted] if isinstance(wanted, str) else wanted)
+        layers = select(network(model), [wanted] if isinstance(wanted, str) else wanted)
     parts = [_run(model, part, layers) for part in torch.split(images, AT_ONCE)]
     silent = [name for name in layers if not all(name in part for part in parts)]
     if silent and not callable(wanted):
@@ -135,20 +131,6 @@ def network(model: nn.Module) -> nn.Module:
     return model.backbone if isinstance(model, Classifier) else model
 
 
-def select(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The layers of these names.
-
-    Raises:
-        ModelError: there is none, with the names that are nearest.
-    """
-    layers = _layers(model)
-    for name in names:
-        if name not in layers:
-            near = difflib.get_close_matches(name, layers, NEAREST, NEAR) or list(layers)[-NEAREST:]
-            raise ModelError(f"{type(network(model)).__name__} has no layer {name!r}; the nearest are {', '.join(near)}")
-    return {name: layers[name] for name in names}
-
-
 def device_of(model: nn.Module) -> torch.device:
     """Where the weights are."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -164,33 +146,6 @@ def check_images(images: Tensor) -> None:
         raise ImageError(
             f"expected images (B, C, H, W), at least one, got {tuple(images.shape)}; give one image as image[None]"
         )
-
-
-@contextmanager
-def watching(layers: Mapping[str, nn.Module], note: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
-    """Show `note` each tensor that these layers put out in this thread; what it returns goes on in its place.
-
-    The hooks are gone afterwards.
-    """
-    caller = threading.get_ident()
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
-        def noted(layer: nn.Module, given: tuple[Any, ...], answer: Any) -> Tensor | None:  # noqa: ARG001 - torch's order
-            own = threading.get_ident() == caller and isinstance(answer, Tensor)
-            return note(name, answer) if own else None
-
-        return noted
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: layer for name, layer in network(model).named_modules() if name}
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from antivenom.errors import LabelError, ModelError
-from antivenom.explanation.feature_maps import check_images, device_of, network, over_image, select, watching
+from antivenom.explanation.feature_maps import check_images, device_of, network, over_image
 from antivenom.models.classifier import AT_ONCE, check_ready
+from antivenom.models.layers import select, watching
 
 
 def grad_cam(model: nn.Module, images: Tensor, *, classes: Tensor | None = None, layer: str | None = None) -> Tensor:
@@ -43,7 +44,7 @@ def grad_cam(model: nn.Module, images: Tensor, *, classes: Tensor | None = None,
     check_images(images)
     check_ready(model)
     name = last_map(model, images) if layer is None else layer
-    select(model, [name])
+    select(network(model), [name])
     check_classes(classes, len(images))
     parts = torch.split(images, AT_ONCE)
     wanted = [None] * len(parts) if classes is None else torch.split(classes, AT_ONCE)
@@ -119,7 +120,7 @@ def _maps(model: nn.Module, name: str, images: Tensor, classes: Tensor | None) -
         seen[:] = [answer.detach().requires_grad_()]
         return seen[0].clone()
 
-    with torch.enable_grad(), watching(select(model, [name]), note):
+    with torch.enable_grad(), watching(select(network(model), [name]), note):
         answer = model(images.detach().to(device_of(model)))
         if not seen:
             raise ModelError(f"{name} puts out no maps (B, K, h, w); name a layer before the maps are pooled")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from antivenom.errors import ImageError, ModelError
+from antivenom.models.layers import last_input
 from antivenom.provenance import digest_json, digest_tensors
 from antivenom.task import Task
 
@@ -167,10 +166,21 @@ class Classifier(nn.Module):
         Raises:
             ModelError: as `forward`; or no linear or convolutional layer gives the logits.
         """
-        widths = {len(self.task.classes)} | ({1} if self.task.binary else set())
-        layers = [m for m in self.backbone.modules() if _outputs(m) in widths]
-        with _last_input(layers) as seen:
+        with last_input(self.last_layers()) as seen:
             self(images)
+        return self.features_of(seen)
+
+    def last_layers(self) -> list[nn.Module]:
+        """The layers that may give the logits; the one that runs last does."""
+        widths = {len(self.task.classes)} | ({1} if self.task.binary else set())
+        return [module for module in self.backbone.modules() if _outputs(module) in widths]
+
+    def features_of(self, seen: Sequence[tuple[nn.Module, Tensor]]) -> Tensor:
+        """The features of a forward pass, from what `layers.last_input` noted of `last_layers`.
+
+        Raises:
+            ModelError: none of them ran.
+        """
         if not seen:
             raise ModelError(f"{self.architecture} ends in no linear or convolutional layer, so it has no penultimate features")
         layer, found = seen[-1]
@@ -240,24 +250,6 @@ def check_ready(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if module.training:
             raise ModelError(f"{name or type(model).__name__} is in training mode; call .eval() on the model first")
-
-
-@contextmanager
-def _last_input(layers: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
-    """Note the input of whichever layer runs last in this thread; the hooks are gone afterwards."""
-    seen: list[tuple[nn.Module, Tensor]] = []
-    caller = threading.get_ident()
-
-    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if threading.get_ident() == caller:
-            seen[:] = [(layer, inputs[0])]
-
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _outputs(module: nn.Module) -> int:

@@ -1,0 +1,1 @@
+"""Scores of how unlike clean images an image looks to a classifier, fitted on clean images alone."""

@@ -1,0 +1,184 @@
+"""What one look at an image tells a detector: activations of named layers, and the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from antivenom.errors import InputError, ModelError
+from antivenom.models.classifier import AT_ONCE, Classifier
+from antivenom.models.layers import last_input, select, watching
+
+FEATURES = "features"  # the layer that `Classifier.features` gives: what the last layer sees
+Change = Callable[[Tensor], Tensor]  # images (B, C, H, W) to images
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a classifier made of some images.
+
+    Attributes:
+        logits: `(B, A)`.
+        layers: activations `(B, D)` by the name of their layer, averaged over places; `features` is what the last layer sees.
+        squeezed: logits `(B, A)` of the same images changed, by the name of the change.
+    """
+
+    logits: Tensor
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+    squeezed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def layer(self, name: str) -> Tensor:
+        """The activations `(B, D)` of one layer.
+
+        Raises:
+            InputError: it was not read.
+        """
+        if name not in self.layers:
+            raise InputError(f"layer {name!r} was not read; there is {', '.join(self.layers) or 'none'}")
+        return self.layers[name]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Reading:
+        """The same with every tensor changed."""
+        layers = {name: change(values) for name, values in self.layers.items()}
+        return Reading(change(self.logits), layers, {name: change(values) for name, values in self.squeezed.items()})
+
+    def take(self, index: Tensor) -> Reading:
+        """Some of the images."""
+        return self.map(lambda values: values[index])
+
+    @staticmethod
+    def join(readings: Sequence[Reading]) -> Reading:
+        """Several readings of the same layers as one.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not readings:
+            raise InputError("no image was read; at least one is needed")
+        first = readings[0]
+        return Reading(
+            torch.cat([reading.logits for reading in readings]),
+            {name: torch.cat([reading.layers[name] for reading in readings]) for name in first.layers},
+            {name: torch.cat([reading.squeezed[name] for reading in readings]) for name in first.squeezed},
+        )
+
+
+class Sensor(nn.Module):
+    """A classifier that reports what it saw on the way: one forward pass, and one more for every squeeze.
+
+    Args:
+        model: which is looked at.
+        layers: `features`, or names of modules of its backbone (`layer3`), whose output is averaged over places.
+        squeezes: changes of the images (bit depth, median, ...), by name, of which the logits are wanted as well.
+
+    Raises:
+        ModelError: a layer that the backbone does not have.
+
+    >>> from antivenom.task import Task
+    >>> network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    >>> sensor = Sensor(Classifier(network, Task(("a", "b")), channels=1, mean=0, std=1).eval(), ("0", "features"))
+    >>> {name: tuple(values.shape) for name, values in sensor(torch.rand(4, 1, 8, 8)).layers.items()}
+    {'0': (4, 3), 'features': (4, 3)}
+    """
+
+    def __init__(
+        self, model: Classifier, layers: Sequence[str] = (FEATURES,), squeezes: Mapping[str, Change] | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.layers, self.squeezes = model, tuple(layers), dict(squeezes or {})
+        self._watched = select(model.backbone, [name for name in self.layers if name != FEATURES])
+        # Looked for once: a search through a deep network at every image would cost more than a detector may.
+        self._last = model.last_layers() if FEATURES in self.layers else []
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Reading:
+        """Read images `(B, C, H, W)` in [0, 1]; gradients flow through everything.
+
+        Raises:
+            ModelError, ImageError: as the classifier; or a named layer gave no activations.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def note(name: str, values: Tensor) -> None:
+            seen[name] = _pooled(values, name)
+
+        with watching(self._watched, note), last_input(self._last) as last:
+            logits = self.model(images)
+        if FEATURES in self.layers:
+            seen[FEATURES] = self.model.features_of(last)
+        silent = [name for name in self.layers if name not in seen]
+        if silent:
+            raise ModelError(f"layer {silent[0]!r} of {self.model.architecture} gave no activations; name another")
+        layers = {name: seen[name] for name in self.layers}
+        return Reading(logits, layers, {name: self.model(change(images)) for name, change in self.squeezes.items()})
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Reading:
+        """Read any number of images, a bounded number at a time, into the CPU's memory."""
+        parts = torch.split(images, AT_ONCE)
+        return Reading.join([self(part.to(self.model.device)).map(lambda values: values.float().cpu()) for part in parts])
+
+
+def sample(readings: Iterable[Reading], most: int, *, generator: torch.Generator) -> Reading:
+    """At most so many images of a stream, each as likely as any other, in memory for no more than these.
+
+    Vitter, "Random sampling with a reservoir", ACM TOMS 11 (1985), https://doi.org/10.1145/3147.3165.
+
+    Args:
+        readings: read once, batch by batch.
+        most: images kept; all of a shorter stream are, in their order.
+        generator: on the CPU.
+
+    Raises:
+        InputError: the stream is empty.
+    """
+    kept: list[Reading] = []
+    places = torch.empty(0, dtype=torch.int64)
+    bank: Reading | None = None
+    seen = 0
+    for reading in readings:
+        room = most - seen
+        if room > 0:
+            kept.append(reading.take(torch.arange(min(room, len(reading)))))
+        if bank is None and seen + len(reading) >= most:
+            bank = Reading.join(kept).map(torch.clone)
+        late = torch.arange(max(room, 0), len(reading))
+        if bank is not None and len(late):
+            places = (torch.rand(len(late), generator=generator, dtype=torch.float64) * (seen + late + 1)).long()
+            _replace(bank, reading, late[places < most], places[places < most])
+        seen += len(reading)
+    return bank if bank is not None else Reading.join(kept)
+
+
+def _replace(bank: Reading, reading: Reading, late: Tensor, places: Tensor) -> None:
+    # One by one: where two images draw the same place the later one stays.
+    for image, place in zip(late.tolist(), places.tolist(), strict=True):
+        bank.logits[place] = reading.logits[image]
+        for name, values in bank.layers.items():
+            values[place] = reading.layers[name][image]
+        for name, values in bank.squeezed.items():
+            values[place] = reading.squeezed[name][image]
+
+
+def batches(reading: Reading, size: int) -> Iterator[Reading]:
+    """A reading as a stream of batches."""
+    for index in torch.split(torch.arange(len(reading)), size):
+        yield reading.take(index)
+
+
+def _pooled(values: Tensor, name: str) -> Tensor:
+    if values.ndim == 4:
+        return values.mean((2, 3))
+    if values.ndim == 3:
+        return values.mean(1)
+    if values.ndim == 2:
+        return values
+    raise ModelError(
+        f"layer {name!r} gives a tensor of shape {tuple(values.shape)}; name one with (B, D), (B, T, D) or (B, C, H, W)"
+    )
