@@ -126,44 +126,28 @@ class Sensor(nn.Module):
 
 
 def sample(readings: Iterable[Reading], most: int, *, generator: torch.Generator) -> Reading:
-    """At most so many images of a stream, each as likely as any other, in memory for no more than these.
+    """At most so many images of a stream, each as likely as any other, in memory for no more than these and a batch.
 
-    Vitter, "Random sampling with a reservoir", ACM TOMS 11 (1985), https://doi.org/10.1145/3147.3165.
+    Every image draws a number, and those with the smallest stay.
 
     Args:
         readings: read once, batch by batch.
-        most: images kept; all of a shorter stream are, in their order.
+        most: images kept, in their order; all of a shorter stream are.
         generator: on the CPU.
 
     Raises:
         InputError: the stream is empty.
     """
     kept: list[Reading] = []
-    places = torch.empty(0, dtype=torch.int64)
-    bank: Reading | None = None
-    seen = 0
+    drawn = torch.empty(0, dtype=torch.float64)
     for reading in readings:
-        room = most - seen
-        if room > 0:
-            kept.append(reading.take(torch.arange(min(room, len(reading)))))
-        if bank is None and seen + len(reading) >= most:
-            bank = Reading.join(kept).map(torch.clone)
-        late = torch.arange(max(room, 0), len(reading))
-        if bank is not None and len(late):
-            places = (torch.rand(len(late), generator=generator, dtype=torch.float64) * (seen + late + 1)).long()
-            _replace(bank, reading, late[places < most], places[places < most])
-        seen += len(reading)
-    return bank if bank is not None else Reading.join(kept)
-
-
-def _replace(bank: Reading, reading: Reading, late: Tensor, places: Tensor) -> None:
-    # One by one: where two images draw the same place the later one stays.
-    for image, place in zip(late.tolist(), places.tolist(), strict=True):
-        bank.logits[place] = reading.logits[image]
-        for name, values in bank.layers.items():
-            values[place] = reading.layers[name][image]
-        for name, values in bank.squeezed.items():
-            values[place] = reading.squeezed[name][image]
+        fresh = torch.rand(len(reading), generator=generator, dtype=torch.float64)
+        hopeful = fresh < (drawn.amax() if len(drawn) == most else 1)
+        kept, drawn = [*kept, reading.take(hopeful.nonzero()[:, 0])], torch.cat([drawn, fresh[hopeful]])
+        if len(drawn) > most:
+            stay = drawn.topk(most, largest=False).indices.sort().values
+            kept, drawn = [Reading.join(kept).take(stay)], drawn[stay]
+    return Reading.join(kept)
 
 
 def batches(reading: Reading, size: int) -> Iterator[Reading]:

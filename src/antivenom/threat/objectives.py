@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from antivenom.errors import SettingsError
+from antivenom.threat.evading import Evading, Matching
 from antivenom.threat.goals import Findings, Goal
 
 Objective = Callable[[Goal, Tensor], Tensor]
@@ -44,7 +46,8 @@ def dlr(goal: Goal, answer: Tensor) -> Tensor:
     2020, equations 6 and 7. The spread is from the largest logit to the third largest; where a class is targeted, to the mean
     of the third and fourth. The paper leaves small tasks undefined. Here a target among three classes takes the third; two
     classes have no spread beside their margin, so the margin itself is climbed; of findings, which do not compete, the spread
-    is the mean distance of the wanted ones from their thresholds.
+    is the mean distance of the wanted ones from their thresholds. Beside scores of detectors, which no scale of the logits
+    changes, the deciding margin is climbed.
     """
     goal = goal.aim
     margins = goal.margins(answer)
@@ -53,13 +56,51 @@ def dlr(goal: Goal, answer: Tensor) -> Tensor:
     if isinstance(goal, Findings):
         applies = margins.isfinite()
         spread = margins.abs().where(applies, 0).sum(1) / applies.sum(1)
-    elif classes < 3:
+    elif classes < 3 or isinstance(goal, Evading):
         return deciding
     else:
         top = answer.topk(min(classes, 4)).values
         low = top[:, 2:4].mean(1) if goal.every else top[:, 2]
         spread = top[:, 0] - low
     return deciding / spread.clamp_min(torch.finfo(answer.dtype).tiny)
+
+
+def selective(goal: Goal, answer: Tensor) -> Tensor:
+    """Whatever is wanting: the goal of the logits until it is met, then the scores that are still noticed.
+
+    Bryniarski, Hingun, Pachuca, Wang, Carlini, "Evading Adversarial Example Detection Defenses with Orthogonal Projected
+    Gradient Descent", ICLR 2022, https://arxiv.org/abs/2106.15023, section 4: a sum lets what is easy pay for what is not.
+
+    Raises:
+        SettingsError: the goal is not `Evading`.
+    """
+    fooling, unnoticed, met = both_sides(goal, answer)
+    return torch.where(met, unnoticed, fooling)
+
+
+def both_sides(goal: Goal, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of an `Evading` goal: log-odds of the goal of the logits, the hardest score's way below its threshold, and whether the
+    former is met; each `(B,)`.
+
+    Raises:
+        SettingsError: the goal is another.
+    """
+    evading = goal.aim
+    if not isinstance(evading, Evading):
+        raise SettingsError(f"this needs the goal Evading, got {type(evading).__name__}: without a detector use log_odds")
+    logits, scores = evading.parts(answer)
+    return log_odds(evading.goal, logits), evading.unnoticed(scores).amin(1), evading.goal.reached(logits)
+
+
+def likeness(goal: Goal, answer: Tensor) -> Tensor:
+    """How near the features are to those of the guide, which fools model and detectors at once where it succeeds.
+
+    Raises:
+        SettingsError: the goal is not `Matching`.
+    """
+    if not isinstance(goal.aim, Matching):
+        raise SettingsError(f"likeness needs the goal Matching, got {type(goal.aim).__name__}")
+    return -goal.aim.distance(answer)
 
 
 OBJECTIVES: dict[str, Objective] = {"margin": margin, "log_odds": log_odds, "log_likelihood": log_likelihood, "dlr": dlr}
