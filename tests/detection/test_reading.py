@@ -45,7 +45,8 @@ def test_squeezed_images_are_answered_as_well():
 def test_gradients_flow_to_the_pixels():
     images = torch.rand(2, 1, 8, 8, requires_grad=True)
     Sensor(classifier())(images).layer("features").sum().backward()
-    assert images.grad is not None and bool((images.grad != 0).any())
+    assert images.grad is not None
+    assert bool((images.grad != 0).any())
 
 
 def test_reading_leaves_no_trace_in_the_model():
@@ -53,7 +54,8 @@ def test_reading_leaves_no_trace_in_the_model():
     sensor = Sensor(model, ("0", "features"))
     sensor(torch.rand(2, 1, 8, 8))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert not model.training and not sensor.training
+    assert not model.training
+    assert not sensor.training
 
 
 def test_many_images_are_read_in_parts():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,10 @@ class Detector(nn.Module, ABC):
     without pickle and built again.
 
     Attributes:
-        differentiable: whether the score has a useful gradient by the reading.
         layers: the layers that it reads.
         widths: how many values it expects of each of them.
         notes: what a reader of any figure about this detector must be told, one sentence each.
     """
-
-    differentiable: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[str] = (), widths: Sequence[int] = (), notes: Sequence[str] = ()) -> None:
         super().__init__()
@@ -35,6 +32,11 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def measure(self, reading: Reading) -> Tensor:
         """The score `(B,)` of readings that are finite and fit; higher is more suspicious."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the score has a useful gradient by the reading."""
+        return True
 
     def settings(self) -> dict[str, Any]:
         """What rebuilds this detector beside its buffers, as plain values."""
