@@ -26,7 +26,8 @@ MAY = {
     "corruptions": {"randomness", "errors"},
     "detection": {"models", "metrics", "randomness", "errors"},
     "guard": {"models", "defences", "detection", "metrics", *LEAVES},
-    "evaluation": {"corruptions", "detection", "guard", "data", "models", "attacks", "threat", "metrics", "defences", "records", *LEAVES},
+    "evaluation": {"corruptions", "detection", "guard", "explanation", "training", "data", "models", "attacks", "threat"}
+    | {"metrics", "defences", "records", *LEAVES},
     "report": {"records", "metrics", "errors", "task"},
 }
 MAY["cli"] = set(MAY)

@@ -17,6 +17,8 @@ from antivenom.cli.device import chosen_device
 from antivenom.data.imageset import ImageSet
 from antivenom.errors import DataError, SettingsError
 from antivenom.evaluation.batteries import plan
+from antivenom.evaluation.explaining import Order
+from antivenom.evaluation.explaining import explain as explain_images
 from antivenom.evaluation.protocol import Protocol, read_protocol
 from antivenom.evaluation.run import run
 from antivenom.models.classifier import Classifier
@@ -25,6 +27,8 @@ from antivenom.models.weights import load, read_card
 from antivenom.records.audit import Audit
 from antivenom.records.plan import size
 from antivenom.report.write import write_report
+
+EXPLAINED = ("standard", "exhaustive")  # batteries after which is looked where the model looks, unless asked otherwise
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,14 @@ def audit(
     output: Path,
     *,
     asked: Asked | Path,
+    explain: bool | None,
     device: str | None,
 ) -> None:
-    """Run the protocol file, or the plan asked for, and write the report."""
+    """Run the protocol file, or the plan asked for, explain where the model looks, and write the report.
+
+    Args:
+        explain: None explains after the batteries in `EXPLAINED`.
+    """
     chosen = asked if isinstance(asked, Asked) else read_protocol(asked)
     classifier, card, data = opened_with_images(model, wanted)
     classifier = classifier.to(chosen_device(device)).eval()
@@ -98,6 +107,8 @@ def audit(
     typed = shlex.join(["antivenom", *sys.argv[1:]])
     with progress(f"auditing on {data.name}") as told:
         run(classifier, data, protocol, output, name=title_of(model, classifier), command=typed, card=card, progress=told)
+    if isinstance(chosen, Asked) and chosen.battery in EXPLAINED if explain is None else explain:
+        explained(classifier, data, output, protocol.seed)
     summarise(Audit.read(output))
     out.print(f"report: {write_report(output)}", markup=False)
 
@@ -111,6 +122,13 @@ def opened_with_images(model: str, wanted: Wanted) -> tuple[Classifier, dict[str
     card = read_card(model)
     side = card.get("recipe", {}).get("side")
     return load(model), card, wanted.open(side if isinstance(side, int) else None)
+
+
+def explained(classifier: Classifier, data: ImageSet, folder: Path, seed: int) -> None:
+    """Measure where an audited model looks, with progress."""
+    typed = shlex.join(["antivenom", *sys.argv[1:]])
+    with progress("looking where it looks") as told:
+        explain_images(classifier, data, folder, Order(seed=seed), command=typed, progress=told)
 
 
 def title_of(model: str, classifier: Classifier) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from antivenom.cli.audit import Asked, Wanted, summarise
+from antivenom.cli.audit import Asked, Wanted, explained, summarise
 from antivenom.cli.console import out, progress
 from antivenom.cli.device import chosen_device
 from antivenom.cli.train import changed
@@ -34,10 +34,11 @@ def run_harden(
     pretrained: str | None,
     epsilon: str,
     asked: Asked,
+    explain: bool,
     seed: int,
     device: str | None,
 ) -> None:
-    """Harden, audit the result on the test images, and print what it reached."""
+    """Harden, audit the result on the test images, look where it looks, and print what it reached."""
     names = [name.strip() for name in defences.split(",")]
     for name in names:
         defence(name)
@@ -65,6 +66,8 @@ def run_harden(
     typed, classifier = shlex.join(["antivenom", *sys.argv[1:]]), hardened.classifier.to(place).eval()
     with progress(f"auditing on {images.name}") as told:
         run(classifier, images, asked.protocol(images), folder, name=title, command=typed, card=card, progress=told)
+    if explain:
+        explained(classifier, images, folder, asked.seed)
     summarise(Audit.read(folder))
     out.print(f"report: {write_report(folder)}", markup=False)
 

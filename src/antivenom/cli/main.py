@@ -1,4 +1,4 @@
-"""The command `antivenom`: data, train, audit, attack, certify, report, compare. Heavy imports happen inside the commands."""
+"""The command `antivenom`: its options and what they stand for. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from antivenom import __version__
+from antivenom.cli.guard_options import guard_app
+from antivenom.cli.options import Count, DataName, Device, Download, Label, Output, Root, Seed, Size, SplitFile
 from antivenom.errors import AntivenomError, InterruptedWorkError
 
 app = typer.Typer(
@@ -21,18 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+app.add_typer(guard_app, name="guard")
 
-DataName = Annotated[str, typer.Option("--data", "-d", help="Name of a set; `antivenom data` lists them.")]
-Root = Annotated[Path | None, typer.Option("--root", "-r", help="Folder of the set, or one that holds it by its name.")]
-Label = Annotated[str | None, typer.Option("--label", help="Which label of the set to decide, where it has several.")]
-Size = Annotated[int | None, typer.Option("--size", help="Bring images to so many pixels a side.", min=8, max=4096)]
-Count = Annotated[int | None, typer.Option("--count", "-n", help="Number of phantoms to draw.", min=20)]
-SplitFile = Annotated[Path | None, typer.Option("--split-file", help="Split stored by `antivenom data --save-split`.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a MedMNIST file that is absent (needs antivenom[medmnist]).")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that is written.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random draw.", min=0)]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; the GPU where there is one.")]
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 @app.callback(invoke_without_command=True)
@@ -193,6 +186,7 @@ def harden(
         str, typer.Option("--levels", help="Linf epsilons of the audit in grey levels of 8 bits, parted by commas.")
     ] = "0.25,0.5,1,2,4,8",
     images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 200,
+    explain: Annotated[bool, typer.Option("--explain/--no-explain", help="Measure where the model looks, too.")] = True,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -229,6 +223,7 @@ def harden(
         pretrained=pretrained,
         epsilon=epsilon,
         asked=Asked(battery, None, levels, 40, 500, None, images, seed),
+        explain=explain,
         seed=seed,
         device=device,
     )
@@ -259,6 +254,10 @@ def audit(
         str | None, typer.Option("--goal", help="'untargeted', 'targeted: CLASS', 'hide: FINDING', 'invent: FINDING', ...")
     ] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 500,
+    explain: Annotated[
+        bool | None,
+        typer.Option("--explain/--no-explain", help="Measure where the model looks, too; else after all batteries but quick."),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -278,7 +277,7 @@ def audit(
 
     images_of = command.Wanted(data, root, label, size, count, split_file, download)
     asked = protocol or command.Asked(battery, attacks, levels, steps, queries, goal, images, seed)
-    command.audit(model, images_of, output, asked=asked, device=device)
+    command.audit(model, images_of, output, asked=asked, explain=explain, device=device)
 
 
 @app.command()

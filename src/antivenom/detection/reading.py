@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -108,7 +109,7 @@ class Sensor(nn.Module):
         def note(name: str, values: Tensor) -> None:
             seen[name] = _pooled(values, name)
 
-        with watching(self._watched, note), last_input(self._last) as last:
+        with watching(self._watched, note) if self._watched else nullcontext(), last_input(self._last) as last:
             logits = self.model(images)
         if FEATURES in self.layers:
             seen[FEATURES] = self.model.features_of(last)

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, ValidationError
 
 from antivenom.data.imageset import ImageSet, gather
 from antivenom.defences.smoothing import Smoothed
-from antivenom.errors import DataError, RecordsError, SettingsError
+from antivenom.errors import RecordsError, SettingsError
+from antivenom.evaluation.beside import audited, ensure_audit
 from antivenom.evaluation.operating import thresholds as operating_thresholds
-from antivenom.evaluation.protocol import CLEAN, Frozen, Protocol, Row
-from antivenom.evaluation.run import Progress, run
-from antivenom.models.classifier import Classifier, check_ready
+from antivenom.evaluation.protocol import Frozen
+from antivenom.evaluation.run import Progress, drawn
+from antivenom.models.classifier import Classifier
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
 from antivenom.records.certification import ASKED, COLUMNS, ORIGIN, folder_of
@@ -98,56 +98,14 @@ def certify(
         DataError, ImageError: no validation or test images, another task or other channels than the model's, bad images.
         RecordsError: the folder belongs to another model, other images or another certification, or cannot be written.
     """
-    check_ready(model)
-    if (data.task, data.channels) != (model.task, model.channels):
-        raise DataError(
-            f"{data.name} asks for {', '.join(data.task.classes)} in {data.channels} channel(s), "
-            f"but the model answers {', '.join(model.task.classes)} in {model.channels}"
-        )
-    store = Store(folder)
-    if not store.has_document("protocol") or _unfinished_and_own(store):
-        plan = (Row(attack=CLEAN),)  # nothing to attack, so nothing to keep or to choose an execution for
-        alone = Protocol(plan=plan, images=order.images, seed=order.seed, keep=0, examined=0, execution="as given")
-        run(model, data, alone, folder, name=name, command=command, card=card, progress=progress)
-    _check_same(store, model, data)
-    images = _drawn(store, data, order)
+    store = ensure_audit(
+        model, data, folder, images=order.images, seed=order.seed, name=name, command=command, card=card, progress=progress
+    )
+    images = drawn(audited(store, data), order.images, order.seed)
     _begin(store, order, len(images), command)
     thresholds = operating_thresholds(store, model, data.split("val")) if model.task.multilabel else None
     _walk(store, Smoothed(model, order.sigma, thresholds), images, order, progress or (lambda *_: None))
     return store.folder
-
-
-def _unfinished_and_own(store: Store) -> bool:
-    """Whether the folder holds the clean images of an earlier certification that was stopped before they were done."""
-    return len(store.document("protocol")["plan"]) == 1 and not store.has_document("flags")  # a run writes these last
-
-
-def _check_same(store: Store, model: Classifier, data: ImageSet) -> None:
-    """Refuse a folder whose audit is of another model or of other images."""
-    found = store.document("protocol")
-    wanted = {
-        "model": model.digest(),
-        "images": [data.digest, data.channels, *data.split("test")[0].image.shape[-2:]],
-    }
-    held = {
-        "model": found["model"]["digest"],
-        "images": [found["data"][key] for key in ("digest", "channels")] + list(found["data"]["size"]),
-    }
-    if differing := [key for key in wanted if wanted[key] != held[key]]:
-        raise RecordsError(
-            f"{store.folder} holds an audit of another kind: its {' and '.join(differing)} differ; choose another folder"
-        )
-
-
-def _drawn(store: Store, data: ImageSet, order: Order) -> ImageSet:
-    """The images to certify, of those that the audit tests, in their order."""
-    scans = store.scans()
-    tested = {name for name, split in zip(*(scans[c].to_pylist() for c in ("image", "split")), strict=True) if split == "test"}
-    tests = data.split("test")
-    tests = tests.take([place for place, key in enumerate(tests.keys) if key in tested])
-    if len(tests) <= order.images:
-        return tests
-    return tests.take(np.sort(np.random.default_rng(order.seed).choice(len(tests), order.images, replace=False)))
 
 
 def _begin(store: Store, order: Order, images: int, command: str) -> None:

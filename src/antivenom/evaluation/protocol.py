@@ -13,7 +13,7 @@ from antivenom.attacks import ATTACKS, Sees, attack
 from antivenom.errors import SettingsError
 from antivenom.task import Task
 from antivenom.threat.card import EVERY_FINDING, UNTARGETED, goal_for, number, perturbation_set
-from antivenom.threat.objectives import OBJECTIVES
+from antivenom.threat.objectives import EVADING, OBJECTIVES
 
 CLEAN = "none"
 
@@ -57,7 +57,7 @@ class Row(Frozen):
 
 def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings as an attack takes them: an objective is a function."""
-    return {name: OBJECTIVES[value] if name == "objective" else value for name, value in settings.items()}
+    return {name: EVADING[value] if name == "objective" else value for name, value in settings.items()}
 
 
 class Protocol(Frozen):

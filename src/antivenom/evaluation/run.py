@@ -22,6 +22,7 @@ from antivenom.attacks import ATTACKS, AttackResult, Until, attack
 from antivenom.data.imageset import Batch, ImageSet, gather
 from antivenom.errors import DataError, RecordsError
 from antivenom.evaluation.diagnosis import diagnose, main_row
+from antivenom.evaluation.examples import measures
 from antivenom.evaluation.operating import thresholds as operating_thresholds
 from antivenom.evaluation.protocol import CLEAN, Protocol, Row
 from antivenom.evaluation.suspicion import suspicions
@@ -72,9 +73,9 @@ def run(
         RecordsError: the folder belongs to another run, or cannot be written.
     """
     check_ready(model)
-    _check_fit(model, data)
+    check_fit(model, data)
     protocol = protocol.for_task(model.task)
-    tests, vals = _drawn(data.split("test"), protocol), data.split("val")
+    tests, vals = drawn(data.split("test"), protocol.images, protocol.seed), data.split("val")
     store = Store(folder)
     digest = model.digest()
     _begin(store, data, tests, vals, protocol, {"name": name or model.architecture, "digest": digest})
@@ -110,7 +111,12 @@ class _Bench:
 # -- before the first shard --------------------------------------------------------------------------------------------
 
 
-def _check_fit(model: Classifier, data: ImageSet) -> None:
+def check_fit(model: Classifier, data: ImageSet) -> None:
+    """Refuse a set that asks another question than the model answers, or of other channels.
+
+    Raises:
+        DataError: naming both.
+    """
     if data.task != model.task:
         raise DataError(
             f"{data.name} asks for {', '.join(data.task.classes)}{' (multi-label)' if data.task.multilabel else ''}, "
@@ -120,10 +126,11 @@ def _check_fit(model: Classifier, data: ImageSet) -> None:
         raise DataError(f"{data.name} has {data.channels} channel(s), but the model takes {model.channels}")
 
 
-def _drawn(tests: ImageSet, protocol: Protocol) -> ImageSet:
-    if protocol.images is None or protocol.images >= len(tests):
+def drawn(tests: ImageSet, images: int | None, seed: int) -> ImageSet:
+    """At most so many images, drawn by the seed, in their order; None: all."""
+    if images is None or images >= len(tests):
         return tests
-    chosen = np.random.default_rng(protocol.seed).choice(len(tests), protocol.images, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(tests), images, replace=False)
     return tests.take(np.sort(chosen))
 
 
@@ -162,7 +169,7 @@ def _begin(store: Store, data: ImageSet, tests: ImageSet, vals: ImageSet, protoc
             )
         return
     store.write_document("attacks", {name: _facts(name) for name in {row.attack for row in protocol.plan} - {CLEAN}})
-    store.write_scans([*_scans(vals, "val"), *_scans(tests, "test")])
+    store.write_scans([*scans_of(vals, "val"), *scans_of(tests, "test")])
     store.write_document("protocol", wanted)  # last: from now on the folder holds a run
 
 
@@ -171,7 +178,8 @@ def _facts(name: str) -> dict[str, str]:
     return {"title": row.title, "sees": row.sees.value, "summary": row.summary, "paper": paper, "url": url}
 
 
-def _scans(images: ImageSet, split: str) -> Iterator[Scan]:
+def scans_of(images: ImageSet, split: str) -> Iterator[Scan]:
+    """What the set says of each image."""
     columns = zip(images.keys, images.targets, images.groups, images.sources, strict=True)
     for key, target, group, source in columns:
         yield Scan(key, split, tuple(target.reshape(-1).tolist()), group, source)
@@ -310,45 +318,26 @@ def _examined(bench: _Bench, number: int, row: Row, batch: Batch) -> tuple[list[
     if row.attack == CLEAN:
         bench.clean.append((perf_counter() - began, len(x)))
     reached = goal.to(torch.device("cpu")).reached(answers)
-    unconfirmed = result.success.cpu() & ~reached
-    flags = {**result.flags, **({"unconfirmed": unconfirmed} if row.attack != CLEAN else {})}
-    stored, delta = result.x_adv.cpu(), (result.x_adv - x).cpu().flatten(2)
-    sizes = zip(
-        delta.abs().amax((1, 2)).tolist(),
-        delta.square().sum((1, 2)).sqrt().tolist(),
-        delta.abs().sum((1, 2)).tolist(),
-        (delta != 0).sum((1, 2)).tolist(),
-        strict=True,
-    )
-    examples, said = [], []
-    for i, (key, (linf, l2, l1, l0)) in enumerate(zip(keys, sizes, strict=True)):
-        name = f"{number:03d}/{key}"
-        pixels = bench.store.keep_pixels(stored[i].numpy()) if key in bench.kept else ""
-        examples.append(
-            Example(
-                example=name,
-                image=key,
-                row=number,
-                attack=row.attack,
-                settings=json.dumps(row.settings, sort_keys=True),
-                goal=row.goal,
-                threat=row.threat if row.attack != CLEAN else "none",
-                epsilon=row.epsilon,
-                until=row.until,
-                seed=protocol.seed,
-                reached=bool(reached[i]),
-                linf=linf,
-                l2=l2,
-                l1=l1,
-                l0=l0,
-                queries=int(result.queries[i]),
-                gradients=int(result.gradients[i]),
-                flags=tuple(flag for flag, raised in flags.items() if raised[i]),
-                pixels=pixels,
-            )
+    pixels = [bench.store.keep_pixels(result.x_adv[i].cpu().numpy()) if key in bench.kept else "" for i, key in enumerate(keys)]
+    names = [f"{number:03d}/{key}" for key in keys]
+    examples = [
+        Example(
+            example=names[i],
+            image=key,
+            row=number,
+            attack=row.attack,
+            settings=json.dumps(row.settings, sort_keys=True),
+            goal=row.goal,
+            threat=row.threat if row.attack != CLEAN else "none",
+            epsilon=row.epsilon,
+            until=row.until,
+            seed=protocol.seed,
+            pixels=pixels[i],
+            **measured,
         )
-        said.append(Answer(name, bench.digest, tuple(answers[i].tolist())))
-    return examples, said
+        for i, (key, measured) in enumerate(zip(keys, measures(x, result, reached), strict=True))
+    ]
+    return examples, [Answer(name, bench.digest, tuple(said)) for name, said in zip(names, answers.tolist(), strict=True)]
 
 
 def _attacked(bench: _Bench, row: Row, x: Tensor, goal: Any, draws: Draws) -> AttackResult:

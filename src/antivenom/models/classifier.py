@@ -185,6 +185,8 @@ class Classifier(nn.Module):
             raise ModelError(f"{self.architecture} ends in no linear or convolutional layer, so it has no penultimate features")
         layer, found = seen[-1]
         if isinstance(layer, nn.Linear):
+            if found.ndim == 2:
+                return found
             return found.reshape(len(found), -1, found.shape[-1]).mean(1)
         return found.flatten(2).mean(2)
 

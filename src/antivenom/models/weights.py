@@ -29,8 +29,20 @@ from antivenom.models.tensor_files import load_weights_file, read_safetensors, w
 from antivenom.provenance import digest_code, digest_tensors, versions
 from antivenom.task import Task
 
-__all__ = ["load", "load_weights_file", "read_card", "save"]
+__all__ = [
+    "CLASSIFIER",
+    "load",
+    "load_weights_file",
+    "pick_up",
+    "put_down",
+    "read_card",
+    "read_checkpoint",
+    "safetensors_path",
+    "save",
+    "write_checkpoint",
+]
 
+CLASSIFIER = "classifier"  # what a card without a kind describes
 _FORMAT, _STEPS = 1, "steps"
 
 
@@ -55,9 +67,28 @@ def save(
         WeightsError: it could not be loaded again (a module or pipeline of the user's own), its k-winners layers keep another
             share than its name says, or it cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: checkpoints are .safetensors files")
+    path = safetensors_path(path)
+    tensors, card = put_down(classifier)
+    facts = {"data": data_digest, "seed": seed, "metrics": dict(metrics), "recipe": dict(recipe or {})}
+    return write_checkpoint(path, tensors, {**card, **facts})
+
+
+def load(path: str | os.PathLike[str]) -> Classifier:
+    """Rebuild the classifier of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: missing, damaged, altered since it was written, or not one of `save`'s checkpoints.
+    """
+    card, tensors = read_checkpoint(Path(path), CLASSIFIER)
+    return pick_up(tensors, card, path)
+
+
+def put_down(classifier: Classifier) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Give a classifier's tensors by name, and all else that rebuilds it, as plain values for a card.
+
+    Raises:
+        WeightsError: it could not be loaded again, as `save`.
+    """
     if not known(classifier.architecture):
         raise WeightsError(
             f"{classifier.architecture} is a module of your own and cannot be rebuilt from a card; "
@@ -69,36 +100,25 @@ def save(
             f"the k-winners layers of {classifier.architecture} stand at {', '.join(map(str, sorted(kept)))}, and its name "
             f"says {named}; call set_ratio on it, or give it the name that says what it keeps"
         )
-    tensors = {**classifier.backbone.state_dict(), **_learnt_by_steps(classifier)}
     card = {
         **classifier.describe(),
-        "format": _FORMAT,
         "smallest": classifier.smallest,
         "steps": [_step_card(step) for step in classifier.own_steps],
-        "data": data_digest,
-        "seed": seed,
-        "metrics": dict(metrics),
-        "recipe": dict(recipe or {}),
-        "versions": versions(),
-        "code": digest_code(),
         "parameters": asdict(count(classifier.backbone)),
-        "weights": digest_tensors(tensors),
     }
-    text = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
-    packed, marks = pack(tensors)
-    write_safetensors(path, packed, {"card": text, **marks})
-    write_whole(path.with_suffix(".json"), f"{text}\n".encode())
-    return card
+    return {**classifier.backbone.state_dict(), **_learnt_by_steps(classifier)}, card
 
 
-def load(path: str | os.PathLike[str]) -> Classifier:
-    """Rebuild the classifier of a checkpoint, in evaluation mode on the CPU.
+def pick_up(tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any], path: str | os.PathLike[str]) -> Classifier:
+    """Rebuild the classifier that was put down, in evaluation mode on the CPU; the tensors are used as they are, not copied.
+
+    Args:
+        tensors, card: as `put_down` gave them.
+        path: of the file that they come from, for an error to name.
 
     Raises:
-        WeightsError: missing, damaged, altered since it was written, or not one of `save`'s checkpoints.
+        WeightsError: the card does not describe these tensors.
     """
-    path = Path(path)
-    card, tensors = _read(path)
     try:
         task = Task.from_dict(card["task"])
         name, copy_grey = str(card["architecture"]), bool(card["copy_grey"])
@@ -125,16 +145,51 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     return model.eval()
 
 
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write tensors with their card, whole or not at all, and the card beside them; return it with what is added to each.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
+    told = {"format": _FORMAT, "versions": versions(), "code": digest_code(), "weights": digest_tensors(tensors)}
+    whole = {**card, **told}
+    text = json.dumps(whole, indent=2, sort_keys=True, allow_nan=False)
+    packed, marks = pack(tensors)
+    write_safetensors(path, packed, {"card": text, **marks})
+    write_whole(path.with_suffix(".json"), f"{text}\n".encode())
+    return whole
+
+
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of a checkpoint, checked against its weights.
 
     Raises:
         WeightsError: as `load`.
     """
-    return _read(Path(path))[0]
+    return read_checkpoint(Path(path), CLASSIFIER)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def safetensors_path(path: str | os.PathLike[str]) -> Path:
+    """The path, where it ends as checkpoints do.
+
+    Raises:
+        WeightsError: it does not.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise WeightsError(f"{path}: checkpoints are .safetensors files")
+    return Path(path)
+
+
+def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The card and the tensors of a file that `write_checkpoint` wrote, checked against each other.
+
+    Args:
+        path: of the file.
+        kind: of what it shall hold: `CLASSIFIER`, or what its card says under `kind`.
+
+    Raises:
+        WeightsError: as `load`, or it holds something of another kind.
+    """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: checkpoints are .safetensors files; other weights load through package.module:factory")
     if not path.is_file():
@@ -148,6 +203,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         card = None
     if not isinstance(card, dict) or card.get("format") != _FORMAT:
         raise WeightsError(f"{path}: its card is damaged or of another version of antivenom; train or save it again")
+    found = card.get("kind", CLASSIFIER)
+    if found != kind:
+        raise WeightsError(f"{path} holds a {found}, and a {kind} was asked for; load it as what it is")
     if card.get("weights") != digest_tensors(tensors):
         raise WeightsError(f"{path}: the weights are not those that its card was written for; copy or train it again")
     return card, tensors

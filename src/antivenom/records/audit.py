@@ -26,7 +26,9 @@ from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.metrics import calibration, classification, ranking, robustness
 from antivenom.metrics.intervals import Estimate, estimate, paired_difference, proportion
 from antivenom.records.certification import Certification, read_certifications
+from antivenom.records.detection import Detection, read_detection
 from antivenom.records.diagnosis import Diagnosis
+from antivenom.records.explanation import Explanation, read_explanation
 from antivenom.records.outcomes import Gathered, Outcome, Split, read_splits
 from antivenom.records.plan import NOISE, AttackFacts, PlanRow, open_to, plan_rows
 from antivenom.records.store import Store
@@ -116,6 +118,8 @@ class Audit:
         outcomes: by row number and split, for measured rows.
         diagnosis: what an examination of the main attack found, image by image; None where it was not examined.
         certifications: what is certified of the model smoothed by noise, by its sigma; empty where nothing is.
+        detection: what detectors around the model notice; None where no guard was examined.
+        explanation: where the model looks; None where nobody began to ask.
     """
 
     folder: Path
@@ -131,6 +135,8 @@ class Audit:
     outcomes: Mapping[tuple[int, str], Outcome]
     diagnosis: Diagnosis | None = None
     certifications: tuple[Certification, ...] = ()
+    detection: Detection | None = None
+    explanation: Explanation | None = None
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:
@@ -171,6 +177,8 @@ class Audit:
         with _understood(store.folder):
             diagnosis = Diagnosis.of(store.document("diagnosis")) if store.has_document("diagnosis") else None
             certifications = read_certifications(store, splits["test"], task)
+            explanation = read_explanation(store, splits["test"], task)
+        detection = read_detection(store, model)
         audit = cls(
             store.folder,
             task,
@@ -185,6 +193,8 @@ class Audit:
             outcomes,
             diagnosis,
             certifications,
+            detection,
+            explanation,
         )
         audit._check()
         return audit

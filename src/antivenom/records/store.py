@@ -7,7 +7,7 @@
       execution.json    how the model is run for gradients, chosen once
       attacks.json      what the attacks that run are, and their papers
       scans.parquet     what the data set says of each image
-      shards/NAME/      examples.parquet and answers.parquet of some images under one row of the plan
+      shards/NAME/      examples, answers and, of a guard, scores (.parquet) of some images under one row of the plan
       pixels/ab/….npy   kept images `(C, H, W)`, float32, named by SHA-256
       flags.json        suspicions about the run itself
 
@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antivenom.errors import RecordsError
-from antivenom.records.tables import SCHEMAS, Answer, Example, Scan, to_table
+from antivenom.records.tables import SCHEMAS, Answer, Example, Scan, Score, to_table
 
 
 class Store:
@@ -93,9 +93,11 @@ class Store:
 
     def has_shard(self, name: str) -> bool:
         """Whether this shard is finished."""
-        return (self.folder / "shards" / name).is_dir()
+        return self._shard(name).is_dir()
 
-    def write_shard(self, name: str, examples: Sequence[Example], answers: Sequence[Answer]) -> None:
+    def write_shard(
+        self, name: str, examples: Sequence[Example], answers: Sequence[Answer], scores: Sequence[Score] = ()
+    ) -> None:
         """Add one shard, whole or not at all.
 
         Raises:
@@ -108,7 +110,9 @@ class Store:
             draft.mkdir(parents=True, exist_ok=True)
             _flush(draft / "examples.parquet", _parquet(to_table(Example, examples)))
             _flush(draft / "answers.parquet", _parquet(to_table(Answer, answers)))
-            draft.rename(self.folder / "shards" / name)
+            if scores:
+                _flush(draft / "scores.parquet", _parquet(to_table(Score, scores)))
+            draft.rename(self._shard(name))
             _flush_folder(self.folder / "shards")
 
     def examples(self) -> pa.Table:
@@ -119,9 +123,17 @@ class Store:
         """Every `Answer` of every finished shard."""
         return self._gathered("answers", Answer)
 
-    def _gathered(self, name: str, kind: type) -> pa.Table:
-        parts = [_read(self.folder / "shards" / s / f"{name}.parquet", SCHEMAS[kind]) for s in self.shards()]
+    def scores(self) -> pa.Table:
+        """Every `Score` of every finished shard that has some."""
+        return self._gathered("scores", Score, [s for s in self.shards() if (self._shard(s) / "scores.parquet").is_file()])
+
+    def _gathered(self, name: str, kind: type, shards: Sequence[str] | None = None) -> pa.Table:
+        names = self.shards() if shards is None else shards
+        parts = [_read(self._shard(s) / f"{name}.parquet", SCHEMAS[kind]) for s in names]
         return pa.concat_tables(parts) if parts else SCHEMAS[kind].empty_table()
+
+    def _shard(self, name: str) -> Path:
+        return self.folder / "shards" / name
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""

@@ -1,8 +1,8 @@
 """What was seen, as tables: every published figure is a join of these.
 
 A `Scan` is what the data set says of one image. An `Example` is one image as one attack left it (the clean image is the
-example of the attack `none`). An `Answer` is what one model said of one example. Example and answer are kept apart, since
-transfer is an answer of another model to the same example.
+example of the attack `none`). An `Answer` is what one model said of one example, a `Score` how suspicious one detector
+found it. These are kept apart, since transfer is an answer of another model to the same example.
 """
 
 from __future__ import annotations
@@ -59,6 +59,15 @@ class Answer:
     logits: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Score:
+    """One detector's score of one example; higher is more suspicious."""
+
+    example: str
+    detector: str  # name in the guard
+    score: float
+
+
 SCHEMAS: Mapping[type, pa.Schema] = {
     Scan: pa.schema(
         [
@@ -97,6 +106,13 @@ SCHEMAS: Mapping[type, pa.Schema] = {
             ("example", pa.string()),
             ("model", pa.string()),
             ("logits", pa.list_(pa.float32())),
+        ]
+    ),
+    Score: pa.schema(
+        [
+            ("example", pa.string()),
+            ("detector", pa.string()),
+            ("score", pa.float64()),
         ]
     ),
 }

@@ -123,8 +123,10 @@ def security_chart(
     lines = []
     for name, style, points in curves:
         known = [(across(epsilon), epsilon, e) for epsilon, e in points if e.measured]
-        marks = tuple(Mark(x, _up(e.value), _up(e.low), _up(e.high), told(name, size, e)) for x, size, e in known)
-        lines.append(Line(name, style, _path([(m.x, m.y) for m in marks]), _band(marks), marks))
+        marks = tuple(
+            Mark(x, height_of(e.value), height_of(e.low), height_of(e.high), told(name, size, e)) for x, size, e in known
+        )
+        lines.append(Line(name, style, path_of([(m.x, m.y) for m in marks]), _band(marks), marks))
     # The worst case is drawn last, on top of the attacks that it joins.
     described = "; ".join(line.marks[-1].text for line in lines if line.marks)
     return Chart(
@@ -134,9 +136,9 @@ def security_chart(
         x_label,
         y_label,
         tuple(Tick(across(e), size_text(e)) for e in (sizes if ticks is None else ticks)),
-        tuple(Tick(_up(v / 100), f"{v}" if factor == 100 else f"{v / 100:g}") for v in range(0, 101, 20)),
+        tuple(Tick(height_of(v / 100), f"{v}" if factor == 100 else f"{v / 100:g}") for v in range(0, 101, 20)),
         tuple(lines),
-        Level(_up(level[0]), level[1]) if level else None,
+        Level(height_of(level[0]), level[1]) if level else None,
     )
 
 
@@ -150,7 +152,7 @@ def reliability_chart(ident: str, title: str, bins: Reliability) -> Chart:
     for stated, true, count in zip(bins.confidence.tolist(), bins.frequency.tolist(), bins.count.tolist(), strict=True):
         low, high = wilson(true, count)
         text = f"stated {100 * stated:.0f} %, true {100 * true:.0f} % [{100 * low:.0f}, {100 * high:.0f}], n = {count:,}"
-        marks.append(Mark(across(stated), _up(true), _up(low), _up(high), text))
+        marks.append(Mark(across(stated), height_of(true), height_of(low), height_of(high), text))
     return Chart(
         ident,
         title,
@@ -158,17 +160,19 @@ def reliability_chart(ident: str, title: str, bins: Reliability) -> Chart:
         "stated probability, %",
         "came true, %",
         tuple(Tick(across(v / 100), f"{v}") for v in range(0, 101, 20)),
-        tuple(Tick(_up(v / 100), f"{v}") for v in range(0, 101, 20)),
-        (Line("bins", "bins", _path([(m.x, m.y) for m in marks]), "", tuple(marks)),),
-        diagonal=_path([(FRAME.left, FRAME.bottom), (FRAME.right, FRAME.top)]),
+        tuple(Tick(height_of(v / 100), f"{v}") for v in range(0, 101, 20)),
+        (Line("bins", "bins", path_of([(m.x, m.y) for m in marks]), "", tuple(marks)),),
+        diagonal=path_of([(FRAME.left, FRAME.bottom), (FRAME.right, FRAME.top)]),
     )
 
 
-def _up(share: float) -> float:
+def height_of(share: float) -> float:
+    """Where a share stands on the upright axis, which runs from 0 to 1."""
     return round(FRAME.bottom - share * (FRAME.bottom - FRAME.top), 2)
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def path_of(points: Sequence[tuple[float, float]]) -> str:
+    """SVG path data through these points; empty without any."""
     return "M" + " L".join(f"{x:g},{y:g}" for x, y in points) if points else ""
 
 
@@ -176,4 +180,4 @@ def _band(marks: Sequence[Mark]) -> str:
     framed = [m for m in marks if not math.isnan(m.low)]
     if len(framed) < 2:
         return ""
-    return _path([*((m.x, m.high) for m in framed), *((m.x, m.low) for m in reversed(framed))]) + " Z"
+    return path_of([*((m.x, m.high) for m in framed), *((m.x, m.low) for m in reversed(framed))]) + " Z"

@@ -25,6 +25,7 @@ from antivenom.records.plan import PlanRow, size
 from antivenom.report import words
 from antivenom.report.attacked import AXES
 from antivenom.report.charts import Chart, security_chart
+from antivenom.report.compared_looks import Looks, looks_of
 from antivenom.report.compared_sentences import legend_of, notes_of, verdict_of
 from antivenom.report.contrasts import BEST, TIED, Standing, balanced_difference, luck, marks
 from antivenom.report.figures import Figure, Ledger, plain_number
@@ -142,6 +143,7 @@ class Comparison:
     notes: tuple[str, ...]
     trade_off: TradeOff
     curves: Chart
+    looks: Looks | None
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -238,6 +240,7 @@ def identity(found: Comparison) -> dict[str, Any]:
         ],
         "legend": list(found.legend),
         "notes": list(found.notes),
+        "where they look": list(found.looks.notes) if found.looks else None,
     }
 
 
@@ -366,6 +369,7 @@ def _compared(members: Sequence[Member], ground: Ground, ledger: Ledger) -> Comp
         notes=tuple(notes_of(members, ground)),
         trade_off=_trade_off(rows, ground, first.constant_balanced_accuracy),
         curves=_curves(members, ground),
+        looks=looks_of(members, ledger),
     )
 
 

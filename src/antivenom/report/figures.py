@@ -12,6 +12,7 @@ from typing import Any
 
 from antivenom.metrics.intervals import Estimate
 from antivenom.records.plan import PlanRow
+from antivenom.records.trials import TrialRow
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Ledger:
     ) -> Figure:
         """Note a figure of the model smoothed by noise: what holds against any change in L2 up to this radius."""
         return self._note(Figure(quantity, "any, certified", goal, "l2", radius, f"sigma {sigma:g}", estimate))
+
+    def note_detection(self, quantity: str, estimate: Estimate, row: TrialRow, part: str) -> Figure:
+        """Note a figure of detectors around the model: of a trial, judged as `part` says."""
+        traits = [f"past {' and '.join(row.evading)}"] if row.evading else []
+        traits += ["on a surrogate"] if row.carried_over else []
+        severity = [f"severity {row.settings['severity']}"] if row.kind == "corruption" else []
+        attack = " ".join([row.label, *traits, *(severity if "severity" not in row.label else [])])
+        threat, epsilon = (row.threat, row.epsilon) if row.kind == "attack" else ("", 0.0)
+        goal = "another answer than the model's own" if row.kind == "attack" else ""
+        return self._note(Figure(quantity, attack, goal, threat, epsilon, part, estimate))
 
     def _note(self, figure: Figure) -> Figure:
         key = (figure.quantity, figure.attack, figure.goal, figure.threat, figure.epsilon, figure.part)

@@ -15,7 +15,9 @@ from antivenom.report import words
 from antivenom.report.attacked import AttackRun, Battle, Headline, attacks_of, battles_of, headline_of
 from antivenom.report.certified import Certified, certified_of
 from antivenom.report.charts import Chart
+from antivenom.report.detected import Detected, detected_of
 from antivenom.report.examined import Examined, cost_chart, examined_of
+from antivenom.report.explained import Explained, explained_of, unexplained
 from antivenom.report.figures import Figure, Ledger
 from antivenom.report.origin import provenance_of
 from antivenom.report.sentences import limits_of, not_measured, summary_of, verdict_of
@@ -73,6 +75,8 @@ class Page:
     battles: tuple[Battle, ...]
     headline: Headline | None
     certified: tuple[Certified, ...]
+    detected: Detected | None
+    explained: Explained | None
     by_class: tuple[PartRow, ...]
     by_source: tuple[PartRow, ...]
     caveats: tuple[str, ...]
@@ -130,10 +134,12 @@ def page_of(audit: Audit, ledger: Ledger) -> Page:
         battles=battles,
         headline=headline,
         certified=tuple(certified_of(audit, ledger)),
+        detected=detected_of(audit.detection, ledger),
+        explained=explained_of(audit, ledger),
         by_class=tuple(_by_class(audit, ledger, headline)),
         by_source=tuple(_by_source(audit, ledger, headline)),
         caveats=tuple(map(str, protocol["data"].get("caveats", ()))),
-        not_measured=tuple(not_measured(audit, clean, named)),
+        not_measured=(*not_measured(audit, clean, named), *unexplained(audit)),
         limits=limits_of(audit),
         bibliography=tuple(
             audit.attacks[name]

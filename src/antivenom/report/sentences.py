@@ -9,6 +9,7 @@ from antivenom.records.audit import Audit
 from antivenom.records.plan import size
 from antivenom.report import words
 from antivenom.report.attacked import Headline
+from antivenom.report.detected import unmeasured
 from antivenom.report.unchanged import Clean
 
 LIMITS = (
@@ -141,6 +142,7 @@ def not_measured(audit: Audit, clean: Clean, named: bool) -> Iterator[str]:
                 f"Certificates under noise of {found.sigma:g}: {len(found.places):,} of {found.wanted:,} images are certified; "
                 "no figure of them is stated."
             )
+    yield from unmeasured(audit.detection)
     if audit.flags is None:
         yield "Whether the attacks did their work: nobody has looked for signs of failure in these records yet."
     if not any(row.control and audit.measured(row.number) for row in audit.rows):

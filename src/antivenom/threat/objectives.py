@@ -104,3 +104,4 @@ def likeness(goal: Goal, answer: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, Objective] = {"margin": margin, "log_odds": log_odds, "log_likelihood": log_likelihood, "dlr": dlr}
+EVADING: dict[str, Objective] = {**OBJECTIVES, "selective": selective, "likeness": likeness}  # past a detector

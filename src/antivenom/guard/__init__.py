@@ -1,0 +1,1 @@
+"""A classifier that accepts, abstains or rejects, and says why, in one file."""
