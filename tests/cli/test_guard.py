@@ -124,6 +124,7 @@ def test_a_guard_is_tried_and_the_report_tells(typed, guard, tmp_path):
     assert "Gaussian yes" in printed
     page = (tmp_path / "report.html").read_text()
     assert 'id="detection"' in page
+    assert 'id="why"' in page
     assert typed("report", tmp_path)[0] == 0
     assert (tmp_path / "report.html").read_text() == page
     asked = json.loads((tmp_path / "detection" / "asked.json").read_text())
@@ -136,6 +137,10 @@ def test_a_guard_is_tried_and_the_report_tells(typed, guard, tmp_path):
     [
         (("fit", "-m", "MODEL", *PHANTOMS, "-o", "guard.pt"), "a guard is a .safetensors file"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "magic", "-o", "g.safetensors"), "no detector 'magic'"),
+        (
+            ("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "mahalanobis", "--layers", "layer9", "-o", "g.safetensors"),
+            "layer9",
+        ),
         (("fit", "-m", "MODEL", *PHANTOMS, "--decides", "energy", "-o", "g.safetensors"), "energy"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--rate", "0.001", "-o", "g.safetensors"), "too few"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--rate", "2", "-o", "g.safetensors"), "between 0 and 1"),

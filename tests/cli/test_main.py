@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -31,6 +32,18 @@ def typed(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbones():
+    """ResNet-18s of narrow stages: running and storing eleven million weights takes time, and nothing here needs them."""
+    genuine = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        thin = {"channels": (8, 8, 16, 16)}
+        patch.setattr(
+            timm, "create_model", lambda name, **given: genuine(name, **given, **(thin if name == "resnet18" else {}))
+        )
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A checkpoint of a network that was never trained: enough for everything but its figures."""
@@ -43,6 +56,7 @@ def trained(tmp_path_factory):
 AUDIT = (
     *("--data", "phantom-chest", "--count", "40", "--levels", "2,8"),
     *("--steps", "2", "--queries", "4", "--attacks", "noise,fgsm,pgd"),
+    "--no-explain",  # what is explained is tested in test_explain
 )
 
 
@@ -195,6 +209,28 @@ def test_a_wrong_option_is_one_clear_line(typed, trained, tmp_path, wrong):
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+NOT_TOGETHER = {
+    "no such defence": (("--defence", "hope"), "no defence 'hope'"),
+    "attention where it does not go": (("--defence", "se", "--architecture", "densenet121"), "se does not go into densenet121"),
+    "too much to prune": (("--defence", "prune:1"), "below 1, got '1'"),
+    "less than no winner": (("--defence", "kwta:-0.2"), "above 0"),
+    "two generators": (("--defence", "invgan,defense-gan"), "take one of them"),
+    "a defence twice": (("--defence", "median,jpeg,median"), "median is asked for twice"),
+    "two adversaries": (("--defence", "trades,adversarial"), "both set adversary"),
+    "a size that no generator makes": (("--defence", "invgan", "--size", "30"), "a generator's side is 8, 16, 32"),
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_TOGETHER)
+def test_defences_that_cannot_be_are_one_clear_line_before_anything_is_trained(typed, tmp_path, wrong):
+    words, said = NOT_TOGETHER[wrong]
+    code, _, err = typed("harden", "--data", "phantom-chest", "--count", 40, "--size", 28, *words, "--output", tmp_path / "h")
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "h").exists()
 
 
 def test_a_pickle_as_weights_is_refused_and_nothing_of_it_runs(typed, tmp_path):

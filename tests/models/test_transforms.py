@@ -264,13 +264,20 @@ def test_a_classifier_in_training_stays_so_and_is_refused(images):
         model(images)
 
 
-def test_an_ensemble_of_views_is_rebuilt_from_its_classifier_and_settings(tmp_path):
-    model = ViewEnsemble(build("resnet18", TASK, channels=1, size=(16, 16), seed=1).eval(), views=3, crop=0.8, seed=5)
-    with pytest.raises(WeightsError, match="cannot be rebuilt"):
-        save(model, tmp_path / "a.safetensors", **FACTS)
-    save(model.classifier, tmp_path / "a.safetensors", **FACTS)
-    again = ViewEnsemble(load(tmp_path / "a.safetensors"), **model.settings())
+def test_an_ensemble_of_views_is_saved_and_loaded_with_its_classifier(tmp_path):
+    inner = Presented(build("resnet18", TASK, channels=1, size=(16, 16), seed=1).eval(), [Median(3)])
+    model = ViewEnsemble(inner, views=3, crop=0.8, seed=5)
+    card = save(model, tmp_path / "a.safetensors", **FACTS)
+    assert card["views"] == {"views": 3, "crop": 0.8, "rotation": 10.0, "seed": 5}
+    again = load(tmp_path / "a.safetensors")
     images = torch.rand(2, 1, 16, 16)
     with torch.inference_mode():
         assert torch.equal(again(images), model(images))
+        assert not torch.equal(again(images), inner(images))
+    assert isinstance(again, ViewEnsemble)
     assert again.digest() == model.digest()
+    assert again.notes == model.notes
+    with pytest.raises(WeightsError, match="views of views"):
+        save(ViewEnsemble(model), tmp_path / "b.safetensors", **FACTS)
+    with pytest.raises(WeightsError, match="module of your own"):
+        save(ViewEnsemble(classifier()), tmp_path / "b.safetensors", **FACTS)

@@ -13,8 +13,10 @@ from antivenom.attacks.pgd import pgd
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, SettingsError, SplitError, WeightsError
 from antivenom.models.architectures import build
+from antivenom.models.autoencoder import Denoiser
 from antivenom.models.classifier import Classifier
 from antivenom.models.kwta import ratios
+from antivenom.models.presentation import Presented
 from antivenom.models.tensor_files import load_weights_file
 from antivenom.models.weights import load, read_card
 from antivenom.provenance import digest_tensors
@@ -292,6 +294,7 @@ def test_progress_tells_every_step(tmp_path):
     assert "epoch 2 of 3, validation balanced accuracy 0." in told[5][2]
 
 
+@pytest.mark.usefixtures("thin_backbones")
 def test_a_checkpoint_of_the_table_can_be_loaded_with_its_card(tmp_path):
     images = spots(22)
     recipe = changed(PLAIN, epochs=1)
@@ -409,6 +412,7 @@ def test_a_pupil_learns_what_its_teacher_answers(tmp_path):
         run(tmp_path / "other", teacher=network(task=FINDINGS).eval())
 
 
+@pytest.mark.usefixtures("thin_backbones")
 def test_k_winners_come_to_their_share_and_only_then_can_an_epoch_be_chosen(tmp_path):
     model = build("resnet18+kwta:0.2", TASK, channels=1, seed=0, size=(32, 32), tell=len)
     seen = []
@@ -432,3 +436,43 @@ def test_a_training_ends_early_where_nothing_becomes_better(tmp_path, monkeypatc
     result = run(tmp_path, changed(PLAIN, epochs=5, patience=2))
     assert len(result.history) == 4
     assert result.best_epoch == 1
+
+
+# -- steps in front ----------------------------------------------------------------------------------------------------
+
+
+class Smooth(Denoiser):
+    """One that has learnt something, and notes in which mode it is asked."""
+
+    def __init__(self):
+        super().__init__(1, width=2, levels=1)
+        torch.nn.init.constant_(self.last.weight, 0.1)
+        self.modes = set()
+
+    def forward(self, images):
+        self.modes.add(self.training)
+        return super().forward(images)
+
+
+def test_what_stands_in_front_learns_nothing_and_the_network_behind_it_does(tmp_path):
+    model = Presented(network(), [Smooth()])
+    (front,) = model.own_steps
+    before, behind = digest_tensors(front.state_dict()), digest_tensors(model.backbone.state_dict())
+    run(tmp_path, changed(RICH, weight_decay=0.1), model=model)
+    assert digest_tensors(front.state_dict()) == before
+    assert digest_tensors(model.backbone.state_dict()) != behind
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in front.parameters())
+    assert front.modes == {False}
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_a_network_learns_from_what_stands_in_front_of_it(tmp_path):
+    seen, model = [], Presented(network(), [Smooth()])
+    model.backbone[0].register_forward_hook(lambda _, given, __: seen.append(given[0].detach()))
+    plain, first = network(), []
+    plain.backbone[0].register_forward_hook(lambda _, given, __: first.append(given[0].detach()))
+    run(tmp_path / "presented", changed(PLAIN, epochs=1), model=model)
+    run(tmp_path / "plain", changed(PLAIN, epochs=1), model=plain)
+    assert len(seen) == len(first)
+    assert not any(torch.equal(one, other) for one, other in zip(seen, first, strict=True))
+    torch.testing.assert_close(seen[0], (model.own_steps[0](first[0] * 0.25 + 0.5) - 0.5) / 0.25)

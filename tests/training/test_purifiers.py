@@ -14,6 +14,7 @@ from antivenom.provenance import digest_tensors
 from antivenom.task import Task
 from antivenom.training import purifiers
 from antivenom.training.adversary import Adversary
+from antivenom.training.precision import Precision
 from antivenom.training.purifiers import Attacked, pretrain_backbone, train_denoiser, train_encoder, train_gan
 
 TASK = Task(("dark", "bright"))
@@ -65,6 +66,13 @@ def encoder(folder, images=None, **settings):
     return history, digest_tensors(network.state_dict())
 
 
+def encoder_and_generator(folder, images=None, **settings):
+    generator, discriminator, network = Generator(1, 8, 4, 4), Discriminator(1, 8, 4), Encoder(1, 8, 4, 4)
+    settings = {"epochs": 2, "seed": 0, "batch": 8} | settings
+    history = train_encoder(network, generator, discriminator, images or squares(), together=True, folder=folder, **settings)
+    return history, digest_tensors({**network.state_dict(), **{f"g.{k}": v for k, v in generator.state_dict().items()}})
+
+
 class Tiny(torch.nn.Module):
     """A backbone as timm makes them, with drop-out and batch-norm."""
 
@@ -93,7 +101,7 @@ def _tiny_is_known(monkeypatch):
     monkeypatch.setattr(purifiers, "known", lambda name: name == "Tiny" or known(name))
 
 
-SMALL = pytest.mark.parametrize("teach", [denoiser, gan, encoder, backbone])
+SMALL = pytest.mark.parametrize("teach", [denoiser, gan, encoder, encoder_and_generator, backbone])
 
 
 class Kill(Exception):  # noqa: N818
@@ -282,6 +290,35 @@ def test_an_encoder_finds_codes_that_a_generator_makes_the_images_of(tmp_path):
     assert found < 0.3 * (made.mean(0) - made).abs().mean()  # nearer than the mean image is
 
 
+def test_a_generator_that_learns_with_its_encoder_makes_the_images_better(tmp_path):
+    images, errors = squares(32), []
+    for together in (False, True):
+        generator, network = Generator(1, 8, 4, 4), Encoder(1, 8, 4, 4)
+        folder, settings = tmp_path / str(together), {"epochs": 10, "seed": 0, "batch": 16, "rate": 5e-3}
+        before = digest_tensors(generator.state_dict())
+        history = train_encoder(
+            network, generator, Discriminator(1, 8, 4), images, together=together, folder=folder, **settings
+        )
+        assert (digest_tensors(generator.state_dict()) != before) == together
+        assert not generator.training
+        errors.append(history[-1]["error"])
+    assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("teach", [denoiser, gan, encoder])
+def test_in_bfloat16_it_learns_nearly_the_same_and_is_kept_in_float32(tmp_path, teach):
+    half = Precision("bfloat16")
+    (plain, _), (rounded, kept) = teach(tmp_path / "float32"), teach(tmp_path / "bfloat16", precision=half)
+    assert rounded != plain
+    for name, loss in plain[-1].items():
+        assert rounded[-1][name] == pytest.approx(loss, abs=0.1 * max(1.0, abs(loss)))
+    assert teach(tmp_path / "bfloat16", precision=half) == (rounded, kept)
+    state, _ = read_safetensors(tmp_path / "bfloat16" / "state.safetensors")
+    assert not [name for name, tensor in state.items() if tensor.dtype not in {torch.float32, torch.int64}]
+    with pytest.raises(SettingsError, match=r"other terms \(precision"):
+        teach(tmp_path / "bfloat16")
+
+
 def test_a_generator_that_was_frozen_in_a_purifier_learns_again(tmp_path):
     generator = Generator(1, 8, 4, 4)
     InvGan(generator, Encoder(1, 8, 4, 4))
@@ -295,6 +332,7 @@ def test_a_backbone_learns_to_keep_the_image(tmp_path):
     assert history[-1]["error"] < 0.3 * history[0]["error"]
 
 
+@pytest.mark.usefixtures("thin_backbones")
 def test_a_backbone_of_the_table_learns_and_its_last_layer_is_left_alone(tmp_path):
     model = build("resnet18-fine", TASK, channels=1, seed=0)
     head, stem = model.backbone.fc.weight.clone(), model.backbone.conv1.weight.clone()

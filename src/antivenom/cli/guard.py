@@ -22,10 +22,13 @@ from antivenom.data.datasets import DATASETS
 from antivenom.data.imageset import ImageSet
 from antivenom.data.reading import read_image, resize
 from antivenom.detection.table import DETECTORS
-from antivenom.errors import DataError, ImageError, SettingsError
+from antivenom.detection.table import row as detector
+from antivenom.errors import DataError, ImageError, NotMeasuredError, SettingsError
 from antivenom.evaluation.beside import ensure_audit
 from antivenom.evaluation.detection import Examination, examine
 from antivenom.evaluation.guarding import fit_on, supervised_baseline
+from antivenom.evaluation.reasons import give_reasons
+from antivenom.evaluation.run import Progress
 from antivenom.evaluation.trials import Trial, adaptive, naive, natural, unseen
 from antivenom.guard.files import load_guard, read_guard_card, save_guard
 from antivenom.guard.finding import Finding
@@ -53,6 +56,7 @@ class Fit:
 
     detectors: str
     decides: str | None
+    layers: str | None
     rate: float
     confidence: float | None
     coverage: float
@@ -64,11 +68,14 @@ class Fit:
         """What decides."""
         return Policy(self.rate, _names(self.decides) if self.decides else None, self.confidence, self.single)
 
-    def chosen(self, task: Task) -> tuple[str, ...]:
-        """The detectors; of all those that go with the task."""
-        if self.detectors.strip() == ALL:
-            return tuple(name for name, row in DETECTORS.items() if row.multilabel in {None, task.multilabel})
-        return _names(self.detectors)
+    def chosen(self, task: Task) -> dict[str, tuple[str, ...]]:
+        """The layers of each detector; of all those that go with the task."""
+        names = _names(self.detectors)
+        if names == (ALL,):
+            names = tuple(name for name, row in DETECTORS.items() if row.multilabel in {None, task.multilabel})
+        rows = {name: detector(name) for name in names}
+        several = _names(self.layers) if self.layers else None
+        return {name: several if several and row.several else row.layers for name, row in rows.items()}
 
 
 def fit(model: str, wanted: Wanted, output: Path, asked: Fit, *, device: str | None) -> None:
@@ -203,6 +210,7 @@ class Trials:
     steps: int
     supervised: str
     natural: bool
+    why: bool
     images: int
     seed: int
 
@@ -276,8 +284,20 @@ def audit(file: Path, wanted: Wanted, output: Path, asked: Trials, *, device: st
             command=typed,
             progress=told,
         )
+        unable = asked.why and _reasons(guard, data, output, surrogate, typed, told)
     summarise(Detection.read(output))
+    if unable:
+        out.print(f"note: why detectors notice was not measured: {unable}", markup=False)
     out.print(f"report: {write_report(output)}", markup=False)
+
+
+def _reasons(guard: Guard, data: ImageSet, output: Path, surrogate: Classifier | None, typed: str, told: Progress) -> str:
+    """Measure why detectors notice attacks; say so where these images do not allow it, since the rest stands."""
+    try:
+        give_reasons(guard.model, data, output, surrogate=surrogate, command=typed, progress=told)
+    except NotMeasuredError as reason:
+        return str(reason)
+    return ""
 
 
 def summarise(found: Detection) -> None:

@@ -35,6 +35,10 @@ def fit(
     decides: Annotated[
         str | None, typer.Option("--decides", help="Those of the detectors that reject; else all share the false-alarm rate.")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="What detectors of several layers read, such as layer2,layer3,features; else their own."),
+    ] = None,
     rate: Annotated[float, typer.Option("--rate", help="Share of clean images that may be rejected.")] = 0.05,
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="Least calibrated probability below which it abstains.")
@@ -60,7 +64,7 @@ def fit(
     from antivenom.cli import guard as command
     from antivenom.cli.audit import Wanted
 
-    asked = command.Fit(detectors, decides, rate, confidence, coverage, not always_answer, seed)
+    asked = command.Fit(detectors, decides, layers, rate, confidence, coverage, not always_answer, seed)
     command.fit(model, Wanted(data, root, label, size, count, split_file, download), output, asked, device=device)
 
 
@@ -115,6 +119,10 @@ def audit(
         str, typer.Option("--supervised", help="Attack that a supervised detector learns from, to compare with; or none.")
     ] = "fgsm",
     natural: Annotated[bool, typer.Option("--natural/--no-natural", help="Try what scanners do without an adversary.")] = True,
+    why: Annotated[
+        bool,
+        typer.Option("--why/--no-why", help="Measure, on 64 images at most, why detectors notice attacks: growth, normality."),
+    ] = True,
     images: Annotated[int, typer.Option("--images", min=1, help="At most so many test images, drawn by the seed.")] = 200,
     seed: Seed = 0,
     device: Device = None,
@@ -133,5 +141,5 @@ def audit(
     from antivenom.cli import guard as command
     from antivenom.cli.audit import Wanted
 
-    asked = command.Trials(surrogate, others, epsilon, black_epsilon, adaptive, steps, supervised, natural, images, seed)
+    asked = command.Trials(surrogate, others, epsilon, black_epsilon, adaptive, steps, supervised, natural, why, images, seed)
     command.audit(guard, Wanted(data, root, label, size, count, split_file, download), output, asked, device=device)

@@ -13,10 +13,9 @@ from antivenom.cli.device import chosen_device
 from antivenom.cli.train import changed
 from antivenom.errors import SettingsError
 from antivenom.evaluation.run import run
-from antivenom.models.architectures import known
 from antivenom.models.classifier import Classifier
 from antivenom.models.foreign import from_import
-from antivenom.models.weights import load, read_card
+from antivenom.models.weights import load, read_card, rebuilds
 from antivenom.records.audit import Audit
 from antivenom.report.write import write_report
 from antivenom.threat.card import number
@@ -62,7 +61,7 @@ def run_harden(
         )
     out.print(f"checkpoint: {hardened.checkpoint}", markup=False)
     title, folder = " + ".join(defence(name).title for name in names), output / "audit"
-    card = read_card(hardened.checkpoint) if known(hardened.classifier.architecture) else {}
+    card = read_card(hardened.checkpoint) if rebuilds(hardened.classifier) else {}
     typed, classifier = shlex.join(["antivenom", *sys.argv[1:]]), hardened.classifier.to(place).eval()
     with progress(f"auditing on {images.name}") as told:
         run(classifier, images, asked.protocol(images), folder, name=title, command=typed, card=card, progress=told)

@@ -6,7 +6,6 @@ images is kept in shards on disk, so that work goes on after a kill and memory s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from antivenom.detection.supervised import fit_supervised
 from antivenom.detection.threshold import Threshold
 from antivenom.evaluation.run import Progress, check_fit, drawn
 from antivenom.evaluation.trials import Trial
-from antivenom.guard.fitting import fit_guard, scores_of, sensor_to_fit, spread
+from antivenom.guard.fitting import Detectors, fit_guard, scores_of, sensor_to_fit, spread
 from antivenom.guard.guard import Guard, Watch
 from antivenom.guard.policy import Policy
 from antivenom.models.classifier import Classifier, check_ready
@@ -71,7 +70,7 @@ def fit_on(
     data: ImageSet,
     folder: Path,
     *,
-    detectors: Sequence[str] = ("gaussian",),
+    detectors: Detectors = ("gaussian",),
     policy: Policy | None = None,
     coverage: float = 0.9,
     seed: int = 0,
@@ -83,7 +82,7 @@ def fit_on(
         model: in evaluation mode; left exactly as it is.
         data: with the splits `train` and `val`, and the task of the model.
         folder: where readings of the training images are kept meanwhile, so that a fit that was stopped goes on.
-        detectors: names in `DETECTORS`.
+        detectors: names in `DETECTORS`, or the layers that each reads by its name.
         policy: what decides; None: all detectors, at a joint false-alarm rate of 5 %.
         coverage: of the prediction sets.
         seed: of the halves of the validation images and all else that is drawn.

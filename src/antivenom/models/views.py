@@ -26,8 +26,7 @@ class ViewEnsemble(Classifier):
     and no margin sees; for findings the logits are log-odds. One view is the image itself; it is looked at last, so
     `features` are the image's own.
 
-    A checkpoint keeps the classifier alone: save `ensemble.classifier`, keep `ensemble.settings()`, and rebuild by
-    `ViewEnsemble(load(path), **settings)`. `weights.save` refuses the ensemble itself.
+    A checkpoint keeps the classifier and, on its card, the settings of the views; both come back together.
 
     Args:
         classifier: what answers, with its preprocessing; shared, not copied.

@@ -26,6 +26,7 @@ from antivenom.models.parameters import count
 from antivenom.models.sparse_files import pack
 from antivenom.models.steps import STEPS
 from antivenom.models.tensor_files import load_weights_file, read_safetensors, write_safetensors, write_whole
+from antivenom.models.views import ViewEnsemble
 from antivenom.provenance import digest_code, digest_tensors, versions
 from antivenom.task import Task
 
@@ -37,13 +38,14 @@ __all__ = [
     "put_down",
     "read_card",
     "read_checkpoint",
+    "rebuilds",
     "safetensors_path",
     "save",
     "write_checkpoint",
 ]
 
 CLASSIFIER = "classifier"  # what a card without a kind describes
-_FORMAT, _STEPS = 1, "steps"
+_FORMAT, _STEPS, _VIEWS = 1, "steps", "views"
 
 
 def save(
@@ -83,12 +85,24 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     return pick_up(tensors, card, path)
 
 
+def rebuilds(classifier: Classifier) -> bool:
+    """Whether a card can say what the network is: one of the table's architectures, or views of one."""
+    return known((classifier.classifier if isinstance(classifier, ViewEnsemble) else classifier).architecture)
+
+
 def put_down(classifier: Classifier) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Give a classifier's tensors by name, and all else that rebuilds it, as plain values for a card.
 
     Raises:
         WeightsError: it could not be loaded again, as `save`.
     """
+    if isinstance(classifier, ViewEnsemble):
+        tensors, card = put_down(classifier.classifier)
+        if _VIEWS in card:
+            raise WeightsError(
+                f"{classifier.architecture} are views of views, which a card has no words for; save what answers"
+            )
+        return tensors, {**card, _VIEWS: classifier.settings()}
     if not known(classifier.architecture):
         raise WeightsError(
             f"{classifier.architecture} is a module of your own and cannot be rebuilt from a card; "
@@ -138,11 +152,11 @@ def pick_up(tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any], path: 
             copy_grey=copy_grey,
             steps=_steps(card["steps"], _named(tensors, of_steps=True)),
             notes=[str(note) for note in card["notes"]],
-        )
+        ).eval()
+        return ViewEnsemble(model, **card[_VIEWS]) if _VIEWS in card else model
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, LabelError, ModelError, SettingsError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path}: its card does not describe these weights ({reason}); train or save it again") from error
-    return model.eval()
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> dict[str, Any]:

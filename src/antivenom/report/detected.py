@@ -18,6 +18,8 @@ from antivenom.report.charts import Chart
 from antivenom.report.detection_charts import BarChart, bar_chart, histogram_chart, risk_chart, roc_chart
 from antivenom.report.figures import Figure, Ledger, plain_number
 from antivenom.report.li2020 import Paper, paper_of
+from antivenom.report.reasons import WORKS as WORKS_ON_REASONS
+from antivenom.report.reasons import Why, unreasoned, why_of
 
 RATE = 0.05  # of false alarms at which attacks are told
 MOST = 5  # lines in a chart that can be told apart
@@ -204,6 +206,7 @@ class Detected:
     kept: tuple[KeptLine, ...]
     classes_kept: str
     paper: Paper | None
+    why: Why | None
     notes: tuple[str, ...]
     works: tuple[tuple[str, str, str], ...]
 
@@ -218,6 +221,7 @@ def detected_of(found: Detection | None, ledger: Ledger) -> Detected | None:
     knowing = tuple(_knowing(found, ledger))
     detectors = tuple(_detector(found, ledger, watch) for watch in found.watches)
     kept = tuple(_kept(found, ledger, judge, shown.name))
+    why = why_of(found, ledger)
     return Detected(
         tuple(_sentences(found, ledger, judge)),
         tuple(_warnings(found)),
@@ -240,8 +244,13 @@ def detected_of(found: Detection | None, ledger: Ledger) -> Detected | None:
         kept,
         _classes_kept(found, judge),
         paper_of(found, ledger),
+        why,
         tuple(f"{watch.title}: {note}" for watch in found.watches for note in watch.notes),
-        (*WORKS, *((watch.title, watch.paper, watch.url) for watch in found.watches if watch.paper)),
+        (
+            *WORKS,
+            *(WORKS_ON_REASONS if why else ()),
+            *((watch.title, watch.paper, watch.url) for watch in found.watches if watch.paper),
+        ),
     )
 
 
@@ -256,6 +265,7 @@ def unmeasured(found: Detection | None) -> Iterator[str]:
             yield f"Detection, {what}: {done:,} of {wanted:,} images are measured; no figure of it is stated."
     if not any(row.adaptive for row in found.rows):
         yield "Detection under an attacker who knows the detector: none was asked for. Those who do not know it are no bound."
+    yield from unreasoned(found)
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------

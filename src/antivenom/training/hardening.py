@@ -1,16 +1,18 @@
 """Hardening: a classifier with defences, alone or together, made in stages that a kill cannot hurt.
 
     folder/
-      pretraining/ teacher/ training/ pruning/ front/   the stages that the defences ask for; each can be continued
-      model.safetensors                                 the hardened classifier, with its card
+      hardening.json          what is asked for; another hardening is refused
+      pretraining/ teacher/ training/ pruning/ front/ tuning/   the stages that the defences ask for; each can be continued
+      model.safetensors       the hardened classifier, with its card
 
 Every defence starts alike, learns from the same images by the same recipe, and is chosen on the same validation images: what
-differs is the defence.
+differs is the defence. A network that was pruned, or got something in front of it, is fine-tuned as it then is.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +27,17 @@ from antivenom.models.classifier import Classifier, Step
 from antivenom.models.parts import PARTS
 from antivenom.models.presentation import Presented
 from antivenom.models.pretrained import load_tensors
-from antivenom.models.weights import read_card, save
-from antivenom.training.fronts import FRONTS
-from antivenom.training.loop import Progress, TrainingResult, train
+from antivenom.models.tensor_files import write_whole
+from antivenom.models.views import ViewEnsemble
+from antivenom.models.weights import read_card, rebuilds, save
+from antivenom.training.fronts import FRONTS, Making, check_images
+from antivenom.training.loop import Progress, TrainingResult, differences, train
+from antivenom.training.precision import Precision
 from antivenom.training.presets import Recipe
 from antivenom.training.pruning import prune
 from antivenom.training.purifiers import pretrain_backbone
+
+_NOT_TUNED = "it searches for each image anew, which takes too long for the classifier behind it to be tuned on what it finds."
 
 EPSILON = 4 / 255  # of adversaries, where none is given
 # A fine-tuning takes a quarter of the epochs at a tenth of the learning rate: our choice, since no paper states its own.
@@ -54,6 +61,7 @@ class Defence:
         taught: whether a teacher is trained first, whose probabilities are then learnt.
         pretrained: whether the backbone first learns to make its images again.
         front: what stands in front of the trained classifier, as in `FRONTS`.
+        views: whether the answer is the mean over a `ViewEnsemble`, each view of which passes what stands in front.
     """
 
     title: str
@@ -66,6 +74,7 @@ class Defence:
     taught: bool = False
     pretrained: bool = False
     front: str = ""
+    views: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,32 +121,47 @@ def harden(
         tell: is given the account of what weights were loaded.
 
     Raises:
-        SettingsError: there is no such defence, two do not go together, or the folder holds another hardening.
-        DataError, SplitError, WeightsError: as `train`.
+        SettingsError: there is no such defence, two do not go together, one does not go into the network, or the folder holds
+            another hardening.
+        DataError, ImageError, SplitError, WeightsError: as `train`.
     """
     defences = [defence(name) for name in names]
+    _check_together(names, defences)
+    if isinstance(start, ViewEnsemble):
+        raise SettingsError(
+            f"{start.architecture}: a mean over views is not trained; begin from training/model.safetensors in the folder that "
+            "it was hardened in, and ask for views again"
+        )
     if start is not None:
         recipe = Recipe.model_validate(recipe.model_dump() | {"architecture": start.architecture})
     recipe = combined(recipe, defences, epsilon)
     work = _Work(images, recipe, seed, Path(folder), told)
+    fronts = [one.front for one in defences if one.front]
+    for front in fronts:
+        check_images(front, images)
 
     def begun() -> Classifier:
         return _started(images, recipe, defences, seed, start, pretrained, tell).to(place)
 
     model = begun()
+    work.claim(names, model)
     if any(one.pretrained for one in defences):
         work.pretrain(model)
     teacher = work.train(begun(), recipe, "teacher").classifier if any(one.taught for one in defences) else None
     result = work.train(model, recipe, "training", teacher)
-    for share in (one.share for one in defences if one.share):
+    pruned = [one.share for one in defences if one.share]
+    for share in pruned:
         prune(result.classifier.backbone, share)
-        result = work.train(result.classifier, tuned(recipe), "pruning")
+        result = work.train(result.classifier, tuned(recipe), "pruning", teacher)
+    result, unseen = work.presented(result, fronts, tuned(recipe, keep_zeros=bool(pruned)), teacher)
     classifier = result.classifier
-    for front in (one.front for one in defences if one.front):
-        classifier = Presented(classifier, [work.front(front)]).eval()
-    if not known(classifier.architecture):
+    if any(one.views for one in defences):
+        classifier, unseen = ViewEnsemble(classifier), [*unseen, "views"]
+    if not rebuilds(classifier):
         return Hardened(classifier, result.checkpoint, result)
     metrics = {**read_card(result.checkpoint)["metrics"], "defences": list(names), "epsilon of the training": epsilon}
+    if unseen:
+        metrics["validation without"] = unseen
     values, digest, checkpoint = recipe.model_dump(mode="json"), images.split("train").digest, work.folder / "model.safetensors"
     save(classifier, checkpoint, data_digest=digest, seed=seed, metrics=metrics, recipe=values)
     return Hardened(classifier, checkpoint, result)
@@ -163,9 +187,45 @@ class _Work:
         images, epochs = self.images.split("train"), self.recipe.epochs
         pretrain_backbone(model, images, epochs=epochs, seed=self.seed, folder=place, progress=progress)
 
-    def front(self, name: str) -> Step:
-        place = self.folder / "front" / name
-        return FRONTS[name](self.images.split("train"), self.recipe.epochs, self.seed, place, self.told(name))
+    def presented(
+        self, trained: TrainingResult, fronts: Sequence[str], recipe: Recipe, teacher: Classifier | None
+    ) -> tuple[TrainingResult, list[str]]:
+        """The classifier with fronts, tuned on what they make of its images; and those through which it was not validated."""
+        classifier = trained.classifier
+        for name in fronts:
+            front = self.front(name, classifier.device, trained.precision)
+            classifier = Presented(classifier, [front]).to(classifier.device).eval()
+        searching = [name for name in fronts if FRONTS[name].searches]
+        if searching:
+            classifier.notes = (*classifier.notes, f"{', '.join(searching)}: {_NOT_TUNED}")
+            return replace(trained, classifier=classifier), list(fronts)
+        return (self.train(classifier, recipe, "tuning", teacher) if fronts else trained), []
+
+    def front(self, name: str, device: torch.device, precision: Precision) -> Step:
+        place, epochs, images = self.folder / "front" / name, self.recipe.epochs, self.images.split("train")
+        return FRONTS[name].make(Making(images, epochs, self.seed, place, device, precision, self.told(name)))
+
+    def claim(self, names: Sequence[str], model: Classifier) -> None:
+        """Take the folder, unless it is another hardening's."""
+        path = self.folder / "hardening.json"
+        terms = {
+            "defences": list(names),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seed": self.seed,
+            "images": [self.images.split(split).digest for split in ("train", "val")],
+            "begun from": model.digest(),
+        }
+        if path.is_file():
+            try:
+                different = differences(json.loads(path.read_text()), terms)
+            except (ValueError, AttributeError) as error:
+                raise SettingsError(f"{path} is damaged ({error}); harden into another folder") from error
+            if different:
+                raise SettingsError(
+                    f"{self.folder} holds another hardening ({'; '.join(different)}); "
+                    "take the same settings to continue it, or another folder"
+                )
+        write_whole(path, f"{json.dumps(terms, indent=2)}\n".encode())
 
 
 def defence(name: str) -> Defence:
@@ -193,6 +253,18 @@ def defence(name: str) -> Defence:
     raise SettingsError(f"{word} takes no number, got {name!r}; prune and kwta do")
 
 
+def _check_together(names: Sequence[str], defences: Sequence[Defence]) -> None:
+    words = [name.partition(":")[0] for name in names]
+    for word in {word for word in words if words.count(word) > 1}:
+        raise SettingsError(f"{word} is asked for twice in {','.join(names)}; name it once")
+    makers = [name for name, one in zip(names, defences, strict=True) if one.front and FRONTS[one.front].generates]
+    if len(makers) > 1:
+        raise SettingsError(
+            f"{' and '.join(makers)} each put a generator's image in the place of what comes in, so that one undoes the other; "
+            "take one of them"
+        )
+
+
 def combined(recipe: Recipe, defences: Sequence[Defence], epsilon: float) -> Recipe:
     """The recipe as the defences change it.
 
@@ -215,8 +287,8 @@ def combined(recipe: Recipe, defences: Sequence[Defence], epsilon: float) -> Rec
     return Recipe.model_validate(recipe.model_dump() | changes)
 
 
-def tuned(recipe: Recipe) -> Recipe:
-    """What follows a pruning: shorter, gentler, the zeros kept, an adversary at full size at once."""
+def tuned(recipe: Recipe, *, keep_zeros: bool = True) -> Recipe:
+    """What follows a pruning or a front: shorter, gentler, the zeros of a pruning kept, an adversary at full size at once."""
     adversary = None if recipe.adversary is None else {**recipe.adversary.model_dump(), "warm_up": 0.0}
     return Recipe.model_validate(
         recipe.model_dump()
@@ -225,7 +297,7 @@ def tuned(recipe: Recipe) -> Recipe:
             "epochs": max(1, round(TUNING_EPOCHS * recipe.epochs)),
             "learning_rate": TUNING_RATE * recipe.learning_rate,
             "schedule": "cosine",
-            "keep_zeros": True,
+            "keep_zeros": keep_zeros,
             "kwta_start": None,
             "adversary": adversary,
         }
@@ -335,4 +407,5 @@ DEFENCES: dict[str, Defence] = {
     "bit-depth": Defence("Four bits in front", _XU, front="bit-depth"),
     "median": Defence("Median in front", _XU, front="median"),
     "total-variation": Defence("Total variation in front", _GUO, front="total-variation"),
+    "views": Defence("Mean over eight views", _GUO, views=True),
 }

@@ -32,7 +32,7 @@ from antivenom.errors import DataError, SettingsError, SplitError, WeightsError
 from antivenom.metrics.classification import balanced_accuracy, decide
 from antivenom.metrics.ranking import auroc_per_class
 from antivenom.models.architectures import known
-from antivenom.models.classifier import Classifier
+from antivenom.models.classifier import Classifier, Step
 from antivenom.models.execution import Forward
 from antivenom.models.kwta import ratios, set_ratio
 from antivenom.models.tensor_files import read_safetensors, write_safetensors
@@ -138,7 +138,8 @@ def train(
     """Train a classifier, keep the epoch that is best on validation, and continue where a killed training stood.
 
     Args:
-        classifier: as it starts; trained in place, on the device where it is.
+        classifier: as it starts; trained in place, on the device where it is. Steps in front of its network are frozen and
+            learn nothing; what they make of the images is what the network learns from.
         folder: of this training alone; made where missing.
         progress: is told after each step.
         every: seconds after which the state is written again.
@@ -188,6 +189,7 @@ class _Course:
             recipe.temperature,
             recipe.gradient_penalty,
         )
+        self.in_front = [step.requires_grad_(False) for step in classifier.modules() if isinstance(step, Step)]
         self.frozen = frozen(classifier) if recipe.keep_zeros else {}
         self.ratio = next(iter(ratios(classifier.backbone).values()), 0.0)
         self.plain_loss = StandardLoss(self.task.multilabel)
@@ -236,6 +238,8 @@ class _Course:
             with torch.no_grad():
                 wanted = self.lesson.soft(self.teacher(images))
         self.classifier.train()
+        for front in self.in_front:
+            front.eval()
         with own_luck(self.seed, place, self.device), self.precision.autocast(self.device):
             loss = self.lesson(self._logits, images, disturbed, wanted)
         value = loss.item()
@@ -388,7 +392,7 @@ class _Course:
             state = _State(**json.loads(metadata["state"]))
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is damaged ({error}); train into another folder") from error
-        different = _differences(state.terms, self.state.terms)
+        different = differences(state.terms, self.state.terms)
         if different:
             raise SettingsError(
                 f"{self.folder} holds a training under other settings ({'; '.join(different)}); "
@@ -502,13 +506,13 @@ def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> list[str]:
     """What differs, as 'name: old there, new here'."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
-            found += _differences(before, now, f"{within}{name}.")
+            found += differences(before, now, f"{within}{name}.")
         elif before != now:
             found.append(f"{within}{name}: {_short(before)} there, {_short(now)} here")
     return found

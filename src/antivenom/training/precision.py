@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from antivenom.models.classifier import Classifier
 
@@ -41,10 +41,13 @@ class Precision:
         """Images in the memory layout that the format is fastest in."""
         return images if self.name == "float32" else images.contiguous(memory_format=torch.channels_last)
 
-    def lay_out(self, model: Classifier) -> None:
+    def lay_out(self, model: nn.Module) -> None:
         """Bring weights into the same layout, in place."""
         if self.name == "bfloat16":
             model.to(memory_format=torch.channels_last)
+
+
+FLOAT32 = Precision("float32")
 
 
 def measure(

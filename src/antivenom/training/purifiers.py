@@ -35,6 +35,7 @@ from antivenom.provenance import digest_tensors
 from antivenom.randomness import Draws, image_keys
 from antivenom.training.adversary import Adversary
 from antivenom.training.loop import EVERY, Progress, own_luck, part_of, pull
+from antivenom.training.precision import FLOAT32, Precision
 from antivenom.training.shelf import CACHE, Shelf
 
 History = tuple[dict[str, float], ...]  # one row an epoch: each loss by its name, the mean over the epoch's images
@@ -72,6 +73,7 @@ def train_denoiser(
     folder: Path,
     batch: int = BATCH,
     rate: float = 1e-3,
+    precision: Precision = FLOAT32,
     progress: Progress | None = None,
     every: float = EVERY,
     cache: int = CACHE,
@@ -86,6 +88,7 @@ def train_denoiser(
         adversarial: makes a share of the images adversarial instead.
         folder: of this learning alone; made where missing.
         batch: the most images in a step.
+        precision: what the steps are computed in.
         progress: is told after each step.
         every: seconds after which the state is written again.
         cache: bytes of decoded images kept in memory.
@@ -116,7 +119,7 @@ def train_denoiser(
     if adversarial is not None:
         against = {"classifier": adversarial.classifier.digest(), "share": adversarial.share}
         settings["adversarial"] = {**adversarial.adversary.model_dump(mode="json"), **against}
-    lesson = _Lesson("denoiser", {"denoiser": step}, {"denoiser": optimiser}, learn, settings)
+    lesson = _Lesson("denoiser", {"denoiser": step}, {"denoiser": optimiser}, learn, settings, precision)
     _check_shape(images, step.channels)
     return _Learning(lesson, images, epochs, batch, seed, folder, cache).run(progress, every)
 
@@ -133,6 +136,7 @@ def train_gan(
     rate: float = 2e-4,
     discriminator_rate: float = 4e-4,
     average: float = 0.998,
+    precision: Precision = FLOAT32,
     progress: Progress | None = None,
     every: float = EVERY,
     cache: int = CACHE,
@@ -149,7 +153,7 @@ def train_gan(
     Args:
         images: the training split alone, square, of the generator's side.
         average: decay per step of the running average.
-        folder, batch, progress, every, cache: as in `train_denoiser`.
+        folder, batch, precision, progress, every, cache: as in `train_denoiser`.
 
     Raises:
         SettingsError, SplitError, DataError, ImageError, WeightsError: as `train_denoiser`.
@@ -173,7 +177,7 @@ def train_gan(
     networks = {"generator": generator, "discriminator": discriminator, "average": averaged}
     rates = {"rate": rate, "discriminator_rate": discriminator_rate, "average": average}
     settings = {**rates, "generator": generator.settings()}
-    lesson = _Lesson("generator", networks, {"generator": makes, "discriminator": tells}, learn, settings)
+    lesson = _Lesson("generator", networks, {"generator": makes, "discriminator": tells}, learn, settings, precision)
     _check_shape(images, generator.channels, generator.side)
     history = _Learning(lesson, images, epochs, batch, seed, folder, cache).run(progress, every)
     generator.load_state_dict(averaged.state_dict())
@@ -188,35 +192,44 @@ def train_encoder(
     discriminator: Discriminator,
     images: ImageSet,
     *,
+    together: bool = False,
     epochs: int,
     seed: int,
     folder: Path,
     batch: int = BATCH,
     rate: float = 2e-4,
     discriminator_rate: float = 4e-4,
+    precision: Precision = FLOAT32,
     progress: Progress | None = None,
     every: float = EVERY,
     cache: int = CACHE,
 ) -> History:
-    """Teach an encoder, in place, the codes from which a generator, left as it is, makes the images again.
+    """Teach an encoder, in place, the codes from which a generator makes the images again.
 
     InvGAN's loss and rates, in units of the range: 100 times the mean absolute error beyond 0.02, a discriminator that tells
     images from their reconstructions, and half the mean square of the code. Deviations: the error is averaged over an image
-    before the margin is taken, not over a column; the discriminator goes on by the hinge loss that it began with.
+    before the margin is taken, not over a column; the discriminator goes on by the hinge loss that it began with. The paper's
+    generator stays as it is. One of a few thousand steps makes too few of the images there are for that, and may go on learning
+    with its encoder, as in Larsen, Sønderby, Larochelle, Winther, "Autoencoding beyond pixels using a learned similarity
+    metric", ICML 2016, https://arxiv.org/abs/1512.09300.
 
     Args:
-        generator: trained.
+        generator: trained; left as it is, unless they learn together.
         discriminator: the generator's, which learns on.
         images: the training split alone, square, of the generator's side.
-        folder, batch, progress, every, cache: as in `train_denoiser`.
+        together: whether the generator learns on, in place.
+        folder, batch, precision, progress, every, cache: as in `train_denoiser`.
 
     Raises:
         SettingsError, SplitError, DataError, ImageError, WeightsError: as `train_denoiser`.
     """
+    networks = {"encoder": encoder, "discriminator": discriminator, **({"generator": generator} if together else {})}
+    learnt: list[nn.Module] = [encoder, generator] if together else [encoder]
     generator.eval()
-    encoder.train().requires_grad_(True)
-    discriminator.train()
-    finds = torch.optim.Adam(encoder.parameters(), rate, betas=(0.5, 0.999))
+    for network in (*learnt, discriminator):
+        network.train().requires_grad_(True)
+    settings = {"rate": rate, "discriminator_rate": discriminator_rate, "generator": digest_tensors(generator.state_dict())}
+    finds = torch.optim.Adam([weight for network in learnt for weight in network.parameters()], rate, betas=(0.5, 0.999))
     tells = torch.optim.Adam(discriminator.parameters(), discriminator_rate, betas=(0.5, 0.999))
 
     def learn(given: _Batch) -> dict[str, float]:
@@ -226,15 +239,13 @@ def train_encoder(
         error = (made - given.images).abs().flatten(1).mean(1)
         lacking = OF_ERROR * (error - MARGIN).relu().mean()
         loss = lacking - OF_ANSWER * discriminator(made).mean() + OF_CODE * codes.square().mean()
-        return {"discriminator": told, "encoder": _descend(loss, finds, encoder), "error": error.mean().item()}
+        return {"discriminator": told, "encoder": _descend(loss, finds, *learnt), "error": error.mean().item()}
 
-    networks = {"encoder": encoder, "discriminator": discriminator}
-    settings = {"rate": rate, "discriminator_rate": discriminator_rate, "generator": digest_tensors(generator.state_dict())}
-    lesson = _Lesson("encoder", networks, {"encoder": finds, "discriminator": tells}, learn, settings)
+    lesson = _Lesson("encoder", networks, {"encoder": finds, "discriminator": tells}, learn, settings, precision)
     _check_shape(images, generator.channels, generator.side)
     history = _Learning(lesson, images, epochs, batch, seed, folder, cache).run(progress, every)
-    encoder.eval()
-    discriminator.eval()
+    for network in (encoder, generator, discriminator):
+        network.eval()
     return history
 
 
@@ -321,6 +332,7 @@ class _Lesson:
         networks: whose tensors are the state.
         step: changes them by one batch and returns the losses, by name.
         settings: whatever else moves the result, as plain values.
+        precision: what the steps are computed in.
     """
 
     name: str
@@ -328,6 +340,7 @@ class _Lesson:
     optimisers: Mapping[str, torch.optim.Optimizer]
     step: Callable[[_Batch], dict[str, float]]
     settings: Mapping[str, Any]
+    precision: Precision = FLOAT32
 
 
 @dataclass
@@ -355,6 +368,7 @@ class _Learning:
             {
                 "lesson": lesson.name,
                 "settings": dict(lesson.settings),
+                "precision": lesson.precision.name,
                 "epochs": epochs,
                 "batch": batch,
                 "seed": seed,
@@ -366,6 +380,8 @@ class _Learning:
     def run(self, progress: Progress | None, every: float) -> History:
         """Every step that is left."""
         self._continue()
+        for network in self.lesson.networks.values():
+            self.lesson.precision.lay_out(network)
         state, saved, total = self.state, time.monotonic(), self.epochs * self.steps
         while state.epoch < self.epochs:
             for batch in self._batches():
@@ -379,11 +395,13 @@ class _Learning:
                     self._save()
                     saved = time.monotonic()
         self._save()
+        for network in self.lesson.networks.values():
+            network.to(memory_format=torch.contiguous_format)
         return tuple(state.history)
 
     def _learn(self, batch: _Batch) -> None:
         state = self.state
-        with own_luck(self.seed, batch.place, self.device):
+        with own_luck(self.seed, batch.place, self.device), self.lesson.precision.autocast(self.device):
             losses = self.lesson.step(batch)
         for name, loss in losses.items():
             if not math.isfinite(loss):
@@ -407,7 +425,7 @@ class _Learning:
         for step in range(self.state.step, self.steps):
             positions, place = parts[step], epoch * self.steps + step
             pictures = [sample.image for sample in self.shelf.samples(self.images, positions)]
-            images = torch.stack(pictures).to(self.device, torch.float32)
+            images = self.lesson.precision.laid_out(torch.stack(pictures).to(self.device, torch.float32))
             draws = Draws.of(self.seed, self.keys[positions]).at(epoch)
             yield _Batch(images, self.targets[positions].to(self.device), draws, place, place / total)
 
