@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 
@@ -30,18 +29,6 @@ def typed(monkeypatch, capsys):
         return stop.value.code or 0, printed.out, printed.err
 
     return run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _thin_backbones():
-    """ResNet-18s of narrow stages: running and storing eleven million weights takes time, and nothing here needs them."""
-    genuine = timm.create_model
-    with pytest.MonkeyPatch.context() as patch:
-        thin = {"channels": (8, 8, 16, 16)}
-        patch.setattr(
-            timm, "create_model", lambda name, **given: genuine(name, **given, **(thin if name == "resnet18" else {}))
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
