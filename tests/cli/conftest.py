@@ -1,7 +1,12 @@
 """What the tests of the command line share."""
 
+import sys
+
 import pytest
 import timm
+
+from antivenom.cli import main
+from antivenom.cli.console import out
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,3 +19,18 @@ def _thin_backbones():
             timm, "create_model", lambda name, **given: genuine(name, **given, **(thin if name == "resnet18" else {}))
         )
         yield
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Type a command; give its exit code and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(out, "_width", 300)  # the variable COLUMNS is read when the console is made, which may be long ago
+        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main.run()
+        printed = capsys.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return run

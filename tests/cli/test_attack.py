@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pydicom
@@ -10,27 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from antivenom.cli import main
 from antivenom.data.reading import read_image
 from antivenom.evaluation import adversarial_files
 from antivenom.models import weights
 from antivenom.models.architectures import build
 from antivenom.models.execution import Victim
 from antivenom.task import Task
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Type a command; give its exit code and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.run()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)

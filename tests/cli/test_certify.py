@@ -1,30 +1,14 @@
 """`antivenom certify` as its users meet it: figures, a report, resuming, and one clear line for every wrong input."""
 
 import json
-import sys
 
 import pytest
 
-from antivenom.cli import main
 from antivenom.evaluation import certification
 from antivenom.models import weights
 from antivenom.models.architectures import build
 from antivenom.records.store import Store
 from antivenom.task import Task
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Type a command; give its exit code and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.run()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import pytest
 import torch
 from tests.runs import CHEST, Run, write_run
 
-from antivenom.cli import main
-from antivenom.cli.console import out
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.evaluation.protocol import Protocol, Row
 from antivenom.evaluation.run import run
@@ -19,21 +17,6 @@ from antivenom.records.store import Store
 from toys import small_network
 
 SMALL = Run(CHEST, n_test=24, n_val=20, keep=0, epsilons=(2, 8), attacks=("noise", "pgd"), flags=())
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Type a command; give its exit code and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(out, "_width", 300)  # the variable COLUMNS is read when the console is made, which may be long ago
-        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.run()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """`--explain` as its users meet it: on where it is the default, off where it is not, and gone on with after a kill."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 
 from antivenom.cli import harden as command
-from antivenom.cli import main
 from antivenom.evaluation import looking
 from antivenom.models import weights
 from antivenom.models.architectures import build
@@ -21,20 +19,6 @@ def _little(monkeypatch):
     """Few steps: what is tested is not how near they come."""
     for name, value in {"STEPS": 2, "SURFACES": 1, "SIDE": 3, "SEVERITIES": (5,), "BLOCKS": (2,)}.items():
         monkeypatch.setattr(looking, name, value)
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Type a command; give its exit code and what it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.run()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`antivenom guard` as its users meet it: fitted, asked and tried, and one clear line for every wrong input."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -16,23 +17,6 @@ from antivenom.models.architectures import build
 from antivenom.task import Task
 
 PHANTOMS = ("--data", "phantom-chest", "--count", "120")
-
-
-def typing(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["antivenom", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.run()
-        printed = capsys.readouterr()
-        return stop.value.code or 0, " ".join(printed.out.split()), printed.err
-
-    return run
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Type a command; give its exit code and what it printed."""
-    return typing(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +61,7 @@ def test_a_guard_is_one_file_that_says_what_it_promises(typed, trained, tmp_path
     assert code == 0, err
     assert "rejects what gaussian flags at a false-alarm rate of 20 %" in printed
     assert "held-out clean images" in printed
-    assert "gaussian yes" in printed
+    assert re.search(r"gaussian +yes", printed)
     assert {p.name for p in tmp_path.iterdir()} == {"guard.safetensors", "guard.json"}
     assert [watch.name for watch in load_guard(path).watches] == ["gaussian", "energy"]
 
@@ -117,7 +101,9 @@ def test_an_image_is_judged_from_its_file_as_from_the_set(guard, tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
     model, data = load_guard(guard).model, load_set("folder", tmp_path, size=28)
     for sample in data:
-        assert torch.equal(presented(tmp_path / sample.key, model), sample.image)
+        whole, image = presented(tmp_path / sample.key, model)
+        assert torch.equal(image, sample.image)
+        assert whole.shape == (1, 50, 70)
 
 
 def test_a_guard_is_tried_and_the_report_tells(typed, guard, tmp_path):
@@ -125,7 +111,7 @@ def test_a_guard_is_tried_and_the_report_tells(typed, guard, tmp_path):
     code, printed, err = typed("guard", "audit", "--guard", guard, *PHANTOMS, *few, "--output", tmp_path)
     assert code == 0, err
     assert "6 test images of" in printed
-    assert "Gaussian yes" in printed
+    assert re.search(r"Gaussian +yes", printed)
     page = (tmp_path / "report.html").read_text()
     assert 'id="detection"' in page
     assert 'id="why"' in page

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,7 @@ from pydantic import ValidationError
 from antivenom.data.imageset import ImageSet, Index
 from antivenom.errors import DataError, RecordsError, SettingsError
 from antivenom.evaluation.detection import Examination, examine
-from antivenom.evaluation.guarding import fit_on, halves, supervised_baseline
+from antivenom.evaluation.guarding import fit_on, halves
 from antivenom.evaluation.trials import MATCHING, ORTHOGONAL, Trial, adaptive, naive
 from antivenom.guard.policy import Policy
 from antivenom.models.classifier import Classifier
@@ -108,6 +106,8 @@ def test_an_attack_on_a_surrogate_is_judged_by_the_guarded_model(guard, tmp_path
     trial = pgd(made_on="surrogate", epsilon=0.2)
     examine(guard, images(), order(trial), tmp_path, surrogate=classifier(seed=1))
     other = rows(tmp_path / "detection")
+    assert not any(e["flags"] for e in other[0])  # to fool the surrogate alone is no unconfirmed success
+    assert any(e["row"] == 1 and not e["reached"] for e in other[0])
     examine(guard, images(), order(pgd(epsilon=0.2)), tmp_path / "white")
     white = rows(tmp_path / "white" / "detection")
     rate = [np.mean([e["reached"] for e in found[0] if e["row"] == 1]) for found in (other, white)]
@@ -171,21 +171,6 @@ def test_what_cannot_be_is_refused_before_any_work(guard, tmp_path):
     with pytest.raises(DataError, match="asks for"):
         examine(guard, images(FINDINGS), order(), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_supervised_detector_knows_the_attack_that_it_learnt_from(guard, tmp_path):
-    trial = pgd(epsilon=0.3)
-    watch = supervised_baseline(guard, images(), trial, rate=0.1)
-    assert watch.name == "supervised on pgd"
-    examine(guard, images(), order(trial), tmp_path, baselines=[watch])
-    asked = json.loads((tmp_path / "detection" / "asked.json").read_text())
-    assert [d["part of the guard"] for d in asked["detectors"]] == [True, True, False]
-    examples, _, scores = rows(tmp_path / "detection")
-    test = {scan["image"] for scan in Store(tmp_path / "detection").scans().to_pylist() if scan["split"] == "test"}
-    score = {row["example"]: row["score"] for row in scores if row["detector"] == watch.name}
-    clean = [score[e["example"]] for e in examples if e["row"] == 0 and e["image"] in test]
-    attacked = [score[e["example"]] for e in examples if e["row"] == 1]
-    assert np.median(attacked) > np.median(clean)
 
 
 def test_a_guard_is_fitted_again_from_what_was_read(tmp_path):

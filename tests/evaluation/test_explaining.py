@@ -135,7 +135,7 @@ def test_work_that_was_killed_goes_on_without_a_part_done_twice(tmp_path, monkey
     found = Audit.read(tmp_path / "halves").explanation
     assert stop in found.missing
     assert not found.finished
-    with pytest.raises(NotMeasuredError, match=f"{stop} is not measured; explain again"):
+    with pytest.raises(NotMeasuredError, match=f"{stop} is not measured; run the same command again"):
         found.part(stop)
     (tmp_path / "halves" / "explanation" / ".focus.json.1.draft").touch()
     wall.clear()

@@ -111,7 +111,7 @@ def test_work_that_was_killed_goes_on_without_a_part_done_twice(given, tmp_path,
         give_reasons(model, data, tmp_path, FEW, surrogate=other)
     found = read_reasons(Detection.read(tmp_path))
     assert found.missing == ("maps", "normality")
-    with pytest.raises(NotMeasuredError, match="run the same examination again"):
+    with pytest.raises(NotMeasuredError, match="run the same command again"):
         found.normality()
     wall.clear()
     (tmp_path / "detection" / "reasons" / ".maps.json.1.draft").touch()

@@ -27,8 +27,10 @@ def results(layer, x):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 2, 1), ((1, 3), (2, 1), (0, 2)), (2, 2, 0), (5, 3, 2)])
 @pytest.mark.parametrize("side", [(2, 2), (5, 4)])
+@pytest.mark.parametrize("few", [0, 10**6])
 @pytest.mark.usefixtures("gathers")
-def test_the_same_answer_and_gradients(shape, side, bias):
+def test_the_same_answer_and_gradients(shape, side, bias, few, monkeypatch):
+    monkeypatch.setattr(small_maps, "FEW_PIXELS", few)
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 4, *shape, bias=bias)
     x = torch.randn(3, 6, *side)

@@ -183,13 +183,6 @@ def test_risk_and_coverage_stand_beside_random_rejection(found):
     assert len(found.risk_coverage(0, "gaussian").coverage) == 60
 
 
-def test_the_size_of_what_overturns_is_told(found):
-    ddn = number(found, "ddn")
-    assert found.median_size(ddn).value == pytest.approx(0.004)
-    assert found.median_size(ddn, "l0").value == 900
-    assert not found.median_size(number(found, "noise")).measured
-
-
 def test_findings_that_are_not_present_are_nothing_to_overturn(findings):
     pgd = naive_pgd(findings)
     concerned = findings.trial(pgd).concerned

@@ -9,7 +9,8 @@ from tests.runs import CHEST, FINDINGS, Run, write_run
 
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.records.audit import Audit
-from antivenom.records.explanation import PARTS, WHY_NOT
+from antivenom.records.explanation import PARTS
+from antivenom.records.parts import WHY_NOT
 from antivenom.records.store import Store
 
 SIDE = 32
@@ -231,7 +232,7 @@ def test_what_is_missing_is_not_measured_and_what_cannot_be_says_why(folder):
     assert found.missing == ("surface",)
     assert not found.finished
     assert found.impossible == {"artefacts": "too small"}
-    with pytest.raises(NotMeasuredError, match="surface is not measured; explain again"):
+    with pytest.raises(NotMeasuredError, match="surface is not measured; run the same command again"):
         found.plane()
     with pytest.raises(NotMeasuredError, match="artefacts cannot be measured: too small"):
         found.drawn()

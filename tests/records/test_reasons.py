@@ -8,7 +8,8 @@ from tests.examinations import Examined, trial, write_examination
 
 from antivenom.errors import NotMeasuredError, RecordsError
 from antivenom.records.detection import HOME, Detection
-from antivenom.records.reasons import BLACK, PARTS, SINGLE, STRANGER, WHITE, WHY_NOT, noise_like, read_reasons
+from antivenom.records.parts import WHY_NOT
+from antivenom.records.reasons import BLACK, PARTS, SINGLE, STRANGER, WHITE, noise_like, read_reasons
 from antivenom.records.store import Store
 
 TRIALS = (

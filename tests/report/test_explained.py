@@ -10,7 +10,8 @@ from tests.report.test_write import Page
 from tests.runs import FINDINGS, write_run
 
 from antivenom.records.audit import Audit
-from antivenom.records.explanation import PARTS, WHY_NOT
+from antivenom.records.explanation import PARTS
+from antivenom.records.parts import WHY_NOT
 from antivenom.records.store import Store
 from antivenom.report.compared import compare, identity, write_comparison
 from antivenom.report.compared_looks import area_change, paper_order

@@ -12,7 +12,8 @@ from tests.runs import CHEST, Run, write_run
 
 from antivenom.metrics.intervals import Estimate
 from antivenom.records.detection import HOME, Detection
-from antivenom.records.reasons import BLACK, SINGLE, STRANGER, WHITE, WHY_NOT, noise_like
+from antivenom.records.parts import WHY_NOT
+from antivenom.records.reasons import BLACK, SINGLE, STRANGER, WHITE, noise_like
 from antivenom.records.store import Store
 from antivenom.report.figures import Ledger
 from antivenom.report.reason_charts import growth_chart, quantile_chart, scatter_chart

@@ -24,9 +24,10 @@ from antivenom.data.reading import read_image, resize
 from antivenom.detection.table import DETECTORS
 from antivenom.detection.table import row as detector
 from antivenom.errors import DataError, ImageError, NotMeasuredError, SettingsError
+from antivenom.evaluation.baseline import kept_baseline
 from antivenom.evaluation.beside import ensure_audit
 from antivenom.evaluation.detection import Examination, examine
-from antivenom.evaluation.guarding import fit_on, supervised_baseline
+from antivenom.evaluation.guarding import fit_on
 from antivenom.evaluation.reasons import give_reasons
 from antivenom.evaluation.run import Progress
 from antivenom.evaluation.trials import Trial, adaptive, naive, natural, unseen
@@ -37,7 +38,7 @@ from antivenom.guard.policy import Policy
 from antivenom.metrics.intervals import Estimate
 from antivenom.models.classifier import Classifier
 from antivenom.models.weights import load
-from antivenom.records.detection import Detection
+from antivenom.records.detection import HOME, Detection
 from antivenom.report.write import write_report
 from antivenom.task import Task
 from antivenom.threat.card import number
@@ -98,15 +99,15 @@ def fit(model: str, wanted: Wanted, output: Path, asked: Fit, *, device: str | N
         )
     save_guard(guard, output, data_digest=data.digest, seed=asked.seed)
     shutil.rmtree(readings, ignore_errors=True)
-    _promise(guard)
+    _promise(guard, data.index.unit)
     out.print(f"guard: {output}", markup=False)
 
 
-def _promise(guard: Guard) -> None:
+def _promise(guard: Guard, unit: str) -> None:
     names = [watch.name for watch in guard.watches]
     out.print(f"\n{guard.policy.describe(names)}", markup=False)
     first = guard.watches[0].threshold
-    out.print(f"thresholds from {first.n} held-out clean images of {first.groups} patients\n", markup=False)
+    out.print(f"thresholds from {first.n} held-out clean images of {first.groups} {unit}s\n", markup=False)
     table = Table("detector", "decides", "threshold", "flags of clean", "95 % interval", box=None, pad_edge=False)
     for watch, decides in zip(guard.watches, guard.policy.deciding(names), strict=True):
         alarms = watch.threshold.alarms
@@ -126,20 +127,22 @@ def check(paths: Sequence[Path], file: Path, written: Path | None, overlay: Path
     """Print a verdict for each image; those that cannot be read are named, and make the command fail at its end."""
     guard = load_guard(file).to(chosen_device(device)).eval()
     table = Table("image", "verdict", "answer", "probability", "reason", box=None, pad_edge=False)
-    findings, unreadable = [], 0
-    for name, path in _files(paths):
-        try:
-            image = presented(path, guard.model)
-        except ImageError as error:
-            unreadable += 1
-            table.add_row(name, "unreadable", "", "", str(error).removeprefix(f"{path}: "))
-            findings.append({"image": str(path), "verdict": "unreadable", "reason": str(error)})
-            continue
-        found = guard.check(image[None])[0]
-        findings.append({"image": str(path), **found.to_dict()})
-        table.add_row(name, found.verdict.name.lower(), found.decision, _stated(found), found.reason)
-        if overlay:
-            _draw(guard, image, path, overlay / f"{len(findings):04d}-{path.stem}.png")
+    findings, unreadable, files = [], 0, _files(paths)
+    with progress("checking") as told:
+        for number, (name, path) in enumerate(files, 1):
+            told(number - 1, len(files), name)
+            try:
+                whole, image = presented(path, guard.model)
+            except ImageError as error:
+                unreadable += 1
+                table.add_row(name, "unreadable", "", "", str(error).removeprefix(f"{path}: "))
+                findings.append({"image": str(path), "verdict": "unreadable", "reason": str(error)})
+                continue
+            found = guard.check(image[None])[0]
+            findings.append({"image": str(path), **found.to_dict()})
+            table.add_row(name, found.verdict.name.lower(), found.decision, _stated(found), found.reason)
+            if overlay:
+                _draw(guard, whole, image, overlay / f"{number:04d}-{path.stem}.png")
     out.print(table)
     if written:
         written.parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +151,14 @@ def check(paths: Sequence[Path], file: Path, written: Path | None, overlay: Path
         raise DataError(f"{unreadable} of {len(findings)} images could not be read; the others are judged above")
 
 
-def presented(path: Path, model: Classifier) -> Tensor:
-    """An image `(C, H, W)` from a file as the sets' readers give it to this model.
+def presented(path: Path, model: Classifier) -> tuple[Tensor, Tensor]:
+    """An image `(C, H, W)` as it stands in its file, and as the sets' readers give it to this model.
 
     Raises:
         ImageError: it cannot be read.
     """
-    image = read_image(path, channels=1 if model.channels == 1 else 3)
-    return image if model.size is None else resize(image, model.size)
+    whole = read_image(path, channels=1 if model.channels == 1 else 3)
+    return whole, whole if model.size is None else resize(whole, model.size)
 
 
 def _stated(found: Finding) -> str:
@@ -163,13 +166,12 @@ def _stated(found: Finding) -> str:
     return "" if chance is None else f"{chance:.0%}"
 
 
-def _draw(guard: Guard, image: Tensor, path: Path, to: Path) -> None:
+def _draw(guard: Guard, whole: Tensor, image: Tensor, to: Path) -> None:
     from PIL import Image
 
     from antivenom.explanation.grad_cam import grad_cam
     from antivenom.explanation.panels import overlay
 
-    whole = read_image(path, channels=1 if guard.model.channels == 1 else 3)
     heat = grad_cam(guard.model, image[None])
     heat = torch.nn.functional.interpolate(heat[None], whole.shape[-2:], mode="bilinear")[0, 0].clamp(0, 1)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +273,11 @@ def audit(file: Path, wanted: Wanted, output: Path, asked: Trials, *, device: st
     with progress(f"trying the guard on {data.name}") as told:
         name = title_of(str(file), guard.model)
         ensure_audit(guard.model, data, output, images=asked.images, seed=asked.seed, name=name, command=typed, progress=told)
-        baselines = [supervised_baseline(guard, data, trial, split_seed=split_seed) for trial in learnt]
+        kept = output / HOME
+        baselines = [
+            kept_baseline(kept / f"baseline-{trial.attack}.safetensors", guard, data, trial, split_seed=split_seed)
+            for trial in learnt
+        ]
         examine(
             guard,
             data,

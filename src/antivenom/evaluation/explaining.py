@@ -30,7 +30,8 @@ from antivenom.models.execution import Victim, execute
 from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
 from antivenom.records.audit import Audit
-from antivenom.records.explanation import ASKED, HOME, ORIGIN, OUTSIDE_PLAN, WHY_NOT
+from antivenom.records.explanation import ASKED, HOME, ORIGIN, OUTSIDE_PLAN
+from antivenom.records.parts import WHY_NOT
 from antivenom.records.plan import PlanRow, open_to
 from antivenom.records.store import Store
 from antivenom.task import Task

@@ -9,24 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from antivenom.attacks import Until, attack
 from antivenom.data.imageset import ImageSet, batches, gather
 from antivenom.data.splits import grouped_split
 from antivenom.detection.reading import Reading, Sensor
 from antivenom.detection.stored import StoredReadings
-from antivenom.detection.supervised import fit_supervised
-from antivenom.detection.threshold import Threshold
-from antivenom.evaluation.run import Progress, check_fit, drawn
-from antivenom.evaluation.trials import Trial
-from antivenom.guard.fitting import Detectors, fit_guard, scores_of, sensor_to_fit, spread
-from antivenom.guard.guard import Guard, Watch
+from antivenom.evaluation.run import Progress, check_fit
+from antivenom.guard.fitting import Detectors, fit_guard, sensor_to_fit
+from antivenom.guard.guard import Guard
 from antivenom.guard.policy import Policy
 from antivenom.models.classifier import Classifier, check_ready
-from antivenom.randomness import Draws, image_keys
-from antivenom.threat.card import perturbation_set
-from antivenom.threat.goals import against_own_answer
 
 TUNED = 0.4  # share of the validation images that tune; thresholds need the more of them
 SHARD = 512  # images read and stored together
@@ -113,36 +105,3 @@ def fit_on(
         coverage=coverage,
         seed=seed,
     )
-
-
-def supervised_baseline(
-    guard: Guard, data: ImageSet, trial: Trial, *, split_seed: int = 0, images: int = 500, rate: float | None = None
-) -> Watch:
-    """A small detector that has seen one attack, which li2020 argues against: it need not know the next.
-
-    Args:
-        guard: whose classifier is attacked.
-        data: with the split `val`: one half is attacked and learnt from, the other gives the threshold.
-        trial: the attack that it learns from, one that knows of no detector.
-        split_seed: with which the guard was fitted.
-        images: at most so many are attacked.
-        rate: of false alarms at its threshold; None: as that of the guard's first detector.
-    """
-    model, rate = guard.model, rate or guard.watches[0].threshold.rate
-    tune, held = halves(data.split("val"), split_seed)
-    sensor, tune = Sensor(model), drawn(tune, images, split_seed)
-    clean, attacked = [], []
-    for batch in batches(tune, SHARD):
-        x = batch.images.to(model.device)
-        reading = sensor.read(x)
-        goal = against_own_answer(reading.logits, torch.zeros(len(model.task.classes)) if model.task.multilabel else None)
-        draws = Draws.of(split_seed, image_keys(batch.keys))
-        allowed = perturbation_set(trial.threat, trial.epsilon)
-        until = Until(trial.until)
-        found = attack(trial.attack)(model, x, goal.to(x.device), allowed, until=until, generator=draws, **trial.arguments)
-        clean.append(reading)
-        attacked.append(sensor.read(found.x_adv))
-    detector = fit_supervised(clean, attacked, seed=split_seed).eval()
-    scores = scores_of(detector, read(sensor, held))
-    name = f"supervised on {trial.attack}"
-    return Watch(name, detector, Threshold.from_held_out(scores, rate, held.groups), spread(scores)[0], model.digest())

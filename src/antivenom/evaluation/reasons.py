@@ -44,7 +44,8 @@ from antivenom.provenance import digest_code, machine, versions
 from antivenom.randomness import Draws, image_keys
 from antivenom.records import reasons as records
 from antivenom.records.detection import Detection
-from antivenom.records.reasons import ASKED, BLACK, HOME, LOGITS, ORIGIN, PIXELS, SINGLE, STRANGER, WHITE, WHY_NOT, noise_like
+from antivenom.records.parts import WHY_NOT
+from antivenom.records.reasons import ASKED, BLACK, HOME, LOGITS, ORIGIN, PIXELS, SINGLE, STRANGER, WHITE, noise_like
 from antivenom.records.store import Store
 from antivenom.records.trials import HELD_OUT, SURROGATE, TEST, TrialRow
 from antivenom.threat.card import perturbation_set

@@ -22,7 +22,7 @@ from antivenom.threat.card import number, perturbation_set
 
 OWN_ANSWER = "overturn the model's own answer"
 NAIVE = ("fgsm", "bim", "pgd", "mim")  # of li2020
-WHITE_BOX, BLACK_BOX = 0.02, 0.05  # epsilons of li2020, in units of the [0, 1] range
+EPSILON = 0.02  # of li2020 where the model is known, in units of the [0, 1] range
 SEVERITIES = (1, 3, 5)
 ORTHOGONAL, MATCHING = "orthogonal_pgd", "feature_matching"
 KNOWS_THE_DETECTOR = (ORTHOGONAL, MATCHING)
@@ -99,7 +99,7 @@ class Trial(Frozen):
 
 def naive(
     *,
-    epsilon: float = WHITE_BOX,
+    epsilon: float = EPSILON,
     steps: int = 10,
     attacks: Sequence[str] = NAIVE,
     made_on: Literal["model", "surrogate"] = "model",
@@ -115,7 +115,7 @@ def naive(
             yield Trial(attack=name, settings=settings, epsilon=epsilon, until=until, made_on=made_on)
 
 
-def unseen(*, epsilon: float = WHITE_BOX, queries: int = 500) -> Iterator[Trial]:
+def unseen(*, epsilon: float = EPSILON, queries: int = 500) -> Iterator[Trial]:
     """Attacks of other families: least change, and answers alone."""
     yield Trial(attack="ddn", settings={"steps": 100}, threat="l2", epsilon=1e6, until="spent")
     yield Trial(attack="deepfool", settings={"steps": 50}, threat="linf", epsilon=1.0, until="spent")
@@ -127,7 +127,7 @@ def adaptive(
     detectors: Mapping[str, bool],
     *,
     together: Sequence[str] = (),
-    epsilon: float = WHITE_BOX,
+    epsilon: float = EPSILON,
     steps: int = 100,
     queries: int = 1000,
 ) -> Iterator[Trial]:

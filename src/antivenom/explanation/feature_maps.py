@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from antivenom.errors import ImageError, ModelError, SettingsError
+from antivenom.errors import ImageError, ModelError
 from antivenom.models.classifier import AT_ONCE, Classifier, check_ready
 from antivenom.models.layers import named_layers, select, watching
 from antivenom.models.presentation import CentreCrop
@@ -87,23 +87,6 @@ def liveliest(maps: Tensor, most: int = 16) -> Tensor:
     """
     variance = maps.flatten(2).var(2, correction=0).mean(0)
     return variance.argsort(descending=True, stable=True)[:most]
-
-
-def in_unit_range(maps: Tensor, like: Tensor | None = None) -> Tensor:
-    """Stretch each map between its smallest and its largest value to [0, 1]; a constant map becomes 0.
-
-    Args:
-        maps: `(B, K, h, w)`.
-        like: whose smallest and largest values are taken instead, such as the clean maps for attacked ones; what lies beyond
-            is clipped, so that the two can be compared by eye.
-    """
-    like = maps if like is None else like
-    if like.shape[:2] != maps.shape[:2]:
-        raise SettingsError(
-            f"maps and those they are shown like belong together, got {tuple(maps.shape)} and {tuple(like.shape)}"
-        )
-    low, high = like.amin((2, 3), keepdim=True), like.amax((2, 3), keepdim=True)
-    return ((maps - low) / (high - low).where(high > low, torch.inf)).clamp(0, 1)
 
 
 def over_image(model: nn.Module, images: Tensor, maps: Tensor) -> Tensor:

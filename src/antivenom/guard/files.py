@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from antivenom.detection.states import build_detector, save_detector
@@ -91,7 +90,7 @@ def load_guard(path: str | os.PathLike[str]) -> Guard:
     inside, states = _parted(tensors, path)
     try:
         model = pick_up(inside, card["classifier"], path)
-        watches = [_watch(values, states.pop(place, {})) for place, values in enumerate(card["watches"])]
+        watches = [rebuilt(values, states.pop(place, {})) for place, values in enumerate(card["watches"])]
         if states:
             raise WeightsError(f"it holds tensors of detector {min(states)}, and its card names {len(watches)}")
         return Guard(
@@ -116,14 +115,16 @@ def read_guard_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read(Path(path))[0]
 
 
-def is_guard(path: str | os.PathLike[str]) -> bool:
-    """Whether a file says of itself that it holds a guard; its tensors are not looked at."""
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            card: Any = json.loads((file.metadata() or {}).get("card", "null"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        return False
-    return isinstance(card, dict) and card.get("kind") == KIND
+def rebuilt(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> Watch:
+    """A detector in use, from the plain values and the tensors that it was saved as.
+
+    Raises:
+        WeightsError: as `build_detector`.
+        KeyError, TypeError, ValueError: values that do not describe one.
+    """
+    detector = build_detector(state, values["detector"])
+    threshold = Threshold.from_dict(values["threshold"])
+    return Watch(str(values["name"]), detector, threshold, float(values["scale"]), str(values["model"]))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -146,9 +147,3 @@ def _parted(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor
         else:
             raise WeightsError(f"{path}: a guard has no place for the tensor {name!r}; fit or save it again")
     return inside, states
-
-
-def _watch(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> Watch:
-    detector = build_detector(state, values["detector"])
-    threshold = Threshold.from_dict(values["threshold"])
-    return Watch(str(values["name"]), detector, threshold, float(values["scale"]), str(values["model"]))

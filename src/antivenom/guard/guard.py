@@ -45,6 +45,10 @@ class Watch:
     scale: float
     model: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Name, threshold and scale as plain values."""
+        return {"name": self.name, "threshold": self.threshold.to_dict(), "scale": self.scale}
+
 
 class Guarded(NamedTuple):
     """What a guard says of B images; A classes, S detectors.
@@ -186,9 +190,7 @@ class Guard(nn.Module):
         """Everything but the weights and the classifier, as plain values for a card."""
         names = [watch.name for watch in self.watches]
         return {
-            "watches": [
-                {"name": watch.name, "threshold": watch.threshold.to_dict(), "scale": watch.scale} for watch in self.watches
-            ],
+            "watches": [watch.to_dict() for watch in self.watches],
             "temperature": self.temperature.to_dict(),
             "sets": self.sets.to_dict(),
             "policy": {**self.policy.to_dict(), "in words": self.policy.describe(names)},

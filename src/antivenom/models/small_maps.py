@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 # Pairs of channels for each pixel of the map that is made, from which gathering pays (benchmarks/small_maps.py).
 PAIRS_A_PIXEL = 8192
+FEW_PIXELS = 256  # of a whole batch, from which copying the weights is cheaper than scattering the pixels
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -46,8 +47,13 @@ class SmallMapConv2d(nn.Conv2d):
             for i in range(tall)
             for j in range(wide)
         ]
-        answer = F.linear(torch.cat(taps, -1), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
-        return answer.permute(0, 3, 1, 2)
+        # Weights with the channels last need no copy. Others do, unless the pixels are brought into their order.
+        copied = not self.weight.is_contiguous(memory_format=torch.channels_last)
+        if copied and len(x) * height * width <= FEW_PIXELS:
+            gathered, weights = torch.stack(taps, -1).flatten(-2), self.weight.flatten(1)
+        else:
+            gathered, weights = torch.cat(taps, -1), self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(gathered, weights, self.bias).permute(0, 3, 1, 2)
 
 
 def on_small_maps(model: nn.Module) -> nn.Module:

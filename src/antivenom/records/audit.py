@@ -30,7 +30,7 @@ from antivenom.records.detection import Detection, read_detection
 from antivenom.records.diagnosis import Diagnosis
 from antivenom.records.explanation import Explanation, read_explanation
 from antivenom.records.outcomes import Gathered, Outcome, Split, read_splits
-from antivenom.records.plan import NOISE, AttackFacts, PlanRow, open_to, plan_rows
+from antivenom.records.plan import AttackFacts, PlanRow, open_to, plan_rows
 from antivenom.records.store import Store
 from antivenom.task import Task
 
@@ -496,10 +496,6 @@ class Audit:
         """Give the worst case's security curve; its points never rise."""
         points = [(epsilon, self.worst_case(threat, epsilon, goal).accuracy) for epsilon in self.epsilons(threat, goal)]
         return [(0.0, self.accuracy()), *points]
-
-    def noise_curve(self, threat: str) -> list[tuple[float, Estimate]]:
-        """Give the control's curve: random noise of the same sizes."""
-        return self.curve(NOISE, threat)
 
     # -- contradictions ------------------------------------------------------------------------------------------------
 

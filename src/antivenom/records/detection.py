@@ -308,13 +308,6 @@ class Detection:
             tuple(row.number for row in knowing),
         )
 
-    def median_size(self, number: int, norm: str = "linf") -> Estimate:
-        """Median size of the change of those images whose answer a trial overturns."""
-        sizes, turned = getattr(self.trial(number), norm), np.flatnonzero(self.overturned(number) == 1)
-        if not len(turned):
-            return Estimate(math.nan, math.nan, math.nan, 0, 0, "nothing to count")
-        return estimate(lambda rows: float(np.median(sizes[turned[rows]])), self.groups[turned], draws=DRAWS)
-
     # -- detectors without a threshold ---------------------------------------------------------------------------------
 
     def auroc(self, number: int, detector: str) -> Estimate:

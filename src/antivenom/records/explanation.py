@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from antivenom.errors import NotMeasuredError, RecordsError
+from antivenom.errors import RecordsError
 from antivenom.metrics.intervals import Estimate, estimate, proportion
 from antivenom.records.outcomes import Split
+from antivenom.records.parts import Documents, InParts, read_parts
 from antivenom.records.plan import PlanRow
 from antivenom.records.store import Store
 from antivenom.task import Task
@@ -32,7 +33,6 @@ Array = np.ndarray[Any, Any]
 HOME = "explanation"
 ASKED, ORIGIN = "asked", "provenance"
 PARTS = ("focus", "regions", "distances", "artefacts", "shuffled", "surface")
-WHY_NOT = "why_not"  # in place of a part that this model does not allow
 OUTSIDE_PLAN = -1  # number of an attack that is no row of the audit's plan
 DRAWS = 500  # resamples of patients behind the interval of a mean or a median
 CLEAN, ATTACKED = "clean", "attacked"
@@ -110,7 +110,7 @@ class Plane:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(InParts):
     """Where a model looks.
 
     Attributes:
@@ -124,6 +124,7 @@ class Explanation:
         task: what the model decides.
     """
 
+    all_parts: ClassVar = PARTS
     row: PlanRow
     places: Array
     groups: Array
@@ -131,12 +132,12 @@ class Explanation:
     right: Array
     layer: str
     size: tuple[int, int]
-    parts: Mapping[str, Mapping[str, Any]]
+    parts: Documents
     task: Task
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, asked: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], split: Split, task: Task) -> Self:
+    def of(cls, asked: Mapping[str, Any], parts: Documents, split: Split, task: Task) -> Self:
         """Join what was asked for and found with what the data set says of the images.
 
         Raises:
@@ -162,39 +163,6 @@ class Explanation:
         )
         found._check()
         return found
-
-    # -- how far it is -------------------------------------------------------------------------------------------------
-
-    @property
-    def finished(self) -> bool:
-        """Whether every part was looked at."""
-        return set(PARTS) <= set(self.parts)
-
-    def has(self, part: str) -> bool:
-        """Whether a part was measured."""
-        return part in self.parts and WHY_NOT not in self.parts[part]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Parts that nobody has looked at yet."""
-        return tuple(name for name in PARTS if name not in self.parts)
-
-    @property
-    def impossible(self) -> dict[str, str]:
-        """Parts that this model does not allow, and why."""
-        return {name: str(self.parts[name][WHY_NOT]) for name in PARTS if WHY_NOT in self.parts.get(name, {})}
-
-    def part(self, name: str) -> Mapping[str, Any]:
-        """A document.
-
-        Raises:
-            NotMeasuredError: it is not there, or says why it cannot be.
-        """
-        if name not in self.parts:
-            raise NotMeasuredError(f"{name} is not measured; explain again, it goes on where it stopped")
-        if WHY_NOT in self.parts[name]:
-            raise NotMeasuredError(f"{name} cannot be measured: {self.parts[name][WHY_NOT]}")
-        return self.parts[name]
 
     # -- maps ----------------------------------------------------------------------------------------------------------
 
@@ -406,7 +374,7 @@ def read_explanation(store: Store, split: Split, task: Task) -> Explanation | No
     """
     if not store.has_document(f"{HOME}/{ASKED}"):
         return None
-    parts = {name: store.document(f"{HOME}/{name}") for name in PARTS if store.has_document(f"{HOME}/{name}")}
+    parts = read_parts(store, HOME, PARTS)
     try:
         return Explanation.of(store.document(f"{HOME}/{ASKED}"), parts, split, task)
     except ValueError as error:  # columns of other lengths

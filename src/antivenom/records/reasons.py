@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from antivenom.errors import InputError, NotMeasuredError, RecordsError
 from antivenom.metrics.intervals import Estimate, estimate, proportion
 from antivenom.metrics.normality import Distances, Mardia, by_direction, held_out_distances, mardia, room
 from antivenom.records.detection import DRAWS, Detection
+from antivenom.records.parts import Documents, InParts, read_parts
 from antivenom.records.store import Store
 from antivenom.records.trials import TEST, TrialRow
 
@@ -31,7 +32,6 @@ Array = np.ndarray[Any, Any]
 HOME = "reasons"
 ASKED, ORIGIN = f"{HOME}/asked", f"{HOME}/provenance"
 PARTS = ("growth", "neighbours", "maps", "normality")
-WHY_NOT = "why_not"  # in place of a part that this model or these images do not allow
 
 WHITE, BLACK = "white", "black"  # made on the model, and on the surrogate, in many steps
 SINGLE = {WHITE: "white, one step", BLACK: "black, one step"}
@@ -99,7 +99,7 @@ class Normal:
 
 
 @dataclass(frozen=True, eq=False)
-class Reasons:
+class Reasons(InParts):
     """What was measured on some test images of an examination. A median is over images; its interval resamples patients.
 
     Attributes:
@@ -113,41 +113,15 @@ class Reasons:
         multilabel: whether these are findings.
     """
 
+    all_parts: ClassVar = PARTS
     store: Store
     rows: Mapping[str, TrialRow]
     names: tuple[str, ...]
     groups: Array
     stages: tuple[str, ...]
-    parts: Mapping[str, Mapping[str, Any]]
+    parts: Documents
     classes: tuple[str, ...]
     multilabel: bool
-
-    # -- how far it is -------------------------------------------------------------------------------------------------
-
-    def has(self, part: str) -> bool:
-        """Whether a part was measured."""
-        return part in self.parts and WHY_NOT not in self.parts[part]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Parts that nobody has looked at yet."""
-        return tuple(name for name in PARTS if name not in self.parts)
-
-    @property
-    def impossible(self) -> dict[str, str]:
-        """Parts that cannot be measured, and why."""
-        return {name: str(self.parts[name][WHY_NOT]) for name in PARTS if WHY_NOT in self.parts.get(name, {})}
-
-    def part(self, name: str) -> Mapping[str, Any]:
-        """A document.
-
-        Raises:
-            NotMeasuredError: it is not there, or says why it cannot be.
-        """
-        if not self.has(name):
-            why = self.impossible.get(name, "run the same examination again, it goes on where it stopped")
-            raise NotMeasuredError(f"{name} of {self.store.folder / HOME} is not measured: {why}")
-        return self.parts[name]
 
     # -- growth --------------------------------------------------------------------------------------------------------
 
@@ -308,7 +282,7 @@ def read_reasons(found: Detection) -> Reasons | None:
     if not store.has_document(ASKED):
         return None
     asked = store.document(ASKED)
-    parts = {name: store.document(f"{HOME}/{name}") for name in PARTS if store.has_document(f"{HOME}/{name}")}
+    parts = read_parts(store, HOME, PARTS)
     try:
         where = {str(name): place for place, name in enumerate(found.splits[TEST].images.tolist())}
         names = tuple(map(str, asked["images"]))
