@@ -3,12 +3,11 @@
     python benchmarks/training/adaptive.py --models runs/kwta runs/denoiser --plain runs/plain --data kermany --root ROOT
 
 Naive: PGD of 40 steps that takes the network's gradient as it stands: of k-winners-take-all through its jumps; of what stands
-in front of a classifier not at all, since it does not know of it. Adaptive: through everything; with the gradient averaged
-over noisy copies of the point, which smooths the jumps (Tramer, Carlini, Brendel, Madry, NeurIPS 2020,
-https://arxiv.org/abs/2002.08347, section 5); with several starts; by answers alone (Square, SPSA); and from the plain network's
-images (transfer). Each is tried on the images
-that those before it left. On images that the defended model reads rightly; success is recomputed
-in float32 on the defended model as given.
+in front of a classifier not at all, since it does not know of it. Adaptive: along the gradient of smoothed winners
+(`models.kwta.smoothed`); through everything; from the plain network's images (transfer); by answers alone (Square, SPSA);
+with the gradient averaged over noisy copies of the point, which smooths the jumps (Tramer, Carlini, Brendel, Madry, NeurIPS
+2020, https://arxiv.org/abs/2002.08347, section 5). Each is tried on the images that those before it left, of those that the
+defended model reads rightly; success is recomputed in float32 on the defended model as given.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from antivenom.attacks import FOOLED, SPENT, Until
+from antivenom.attacks.apgd import apgd
 from antivenom.attacks.pgd import pgd
 from antivenom.attacks.spsa import spsa
 from antivenom.attacks.square import square
@@ -31,6 +31,7 @@ from antivenom.data.imageset import ImageSet, batches
 from antivenom.metrics.intervals import proportion
 from antivenom.models.classifier import Classifier
 from antivenom.models.execution import Victim
+from antivenom.models.kwta import smoothed
 from antivenom.models.weights import load
 from antivenom.provenance import machine, versions
 from antivenom.randomness import Draws, image_keys
@@ -112,9 +113,15 @@ def ways(model: Classifier, plain: Classifier, queries: int) -> list[tuple[str, 
             pgd(victim(allowed), x, Untargeted(y), allowed, steps=40, restarts=restarts, until=until, generator=draws).x_adv
         )
 
-    bare = without_front(model)
+    bare, soft = without_front(model), smoothed(model)
+
+    def smoothly(x: Tensor, y: Tensor, allowed: Linf, draws: Draws) -> Tensor:
+        assert soft is not None
+        return apgd(Victim(model, soft), x, Untargeted(y), allowed, steps=100, restarts=3, generator=draws).x_adv
+
     return [
         ("naive", climbing(lambda _: bare, SPENT)),
+        *([("smooth winners", smoothly)] if soft is not None else []),
         ("through", climbing(lambda _: model, restarts=5)),
         ("transfer", climbing(lambda _: plain, SPENT)),
         (

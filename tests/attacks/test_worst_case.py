@@ -1,5 +1,6 @@
 """The union of attacks: never less than any of them, and nothing is paid for an image that is fooled already."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from antivenom.attacks.problem import PROBED
 from antivenom.attacks.square import square
 from antivenom.attacks.worst_case import autoattack, spearhead, worst_case
 from antivenom.errors import SettingsError
+from antivenom.models.execution import Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Findings, Untargeted
 from antivenom.threat.objectives import dlr
@@ -116,3 +118,14 @@ def test_the_worst_of_nothing_is_refused(network):
     model, x, y, draws = network
     with pytest.raises(SettingsError, match="at least one"):
         worst_case(model, x, Untargeted(y), Linf(0.1), [], generator=draws)
+
+
+def test_a_smooth_gradient_is_climbed_where_the_models_own_jumps(network):
+    model, x, y, draws = network
+    jumping = Victim(model, lambda z: model(z.detach()) + 0 * z.sum())  # its gradient says nothing
+    blind = spearhead(jumping, x, Untargeted(y), Linf(0.06), steps=10, generator=draws)
+    led = spearhead(replace(jumping, smooth=model), x, Untargeted(y), Linf(0.06), steps=10, generator=draws)
+    seeing = apgd(model, x, Untargeted(y), Linf(0.06), steps=10, generator=draws)
+    assert blind.success.sum() < seeing.success.sum()
+    assert led.success.sum() >= seeing.success.sum() - 1
+    assert (led.success | ~blind.success).all()

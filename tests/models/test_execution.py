@@ -10,6 +10,7 @@ from antivenom.errors import ModelError, SettingsError
 from antivenom.models import execution
 from antivenom.models.architectures import build
 from antivenom.models.execution import AS_GIVEN, TWINS, Victim, accelerate, execute
+from antivenom.models.kwta import KWinners
 from antivenom.task import Task
 from toys import small_network
 
@@ -121,3 +122,12 @@ def test_batch_norm_that_normalises_by_its_batch_is_not_folded(like):
     model.eval()
     twin = execute(model, like, "float32, folded").propose
     torch.testing.assert_close(twin(like[:2]), model(like[:2]))
+
+
+def test_a_gradient_that_jumps_comes_with_a_smooth_one():
+    jumping = nn.Sequential(nn.Conv2d(1, 4, 3), KWinners(0.3), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for victim in (Victim.of(jumping), accelerate(jumping, x, batch=4), execute(jumping, x, AS_GIVEN)):
+        assert victim.smooth is not None
+        torch.testing.assert_close(victim.smooth(x), jumping(x))
+    assert Victim.of(nn.Flatten().eval()).smooth is None

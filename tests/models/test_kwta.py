@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from antivenom.errors import SettingsError
-from antivenom.models.kwta import KWinners, ratios, set_ratio
+from antivenom.models.kwta import KWinners, ratios, set_ratio, smoothed
 
 
 def some(*shape):
@@ -97,3 +97,19 @@ def test_a_ratio_that_is_none_is_refused(ratio):
 def test_a_network_without_such_layers_cannot_be_set():
     with pytest.raises(SettingsError, match="no k-winners layers"):
         set_ratio(nn.Sequential(nn.ReLU()), 0.5)
+
+
+def test_smoothed_winners_answer_alike_and_let_near_losers_speak():
+    network, x = nn.Sequential(nn.Flatten(), KWinners(0.5)).eval(), torch.tensor([[3.0, 1.0, 0.9, -5.0]])
+    twin = smoothed(network)
+    assert torch.equal(twin(x), network(x))
+    z = x.clone().requires_grad_()
+    twin(z).sum().backward()
+    first, second, near, far = z.grad[0].tolist()
+    assert second == 0.5  # at the border
+    assert first > second > near > far > 0
+    assert near == pytest.approx(0.5, abs=0.05)
+    own = x.clone().requires_grad_()
+    network(own).sum().backward()
+    assert own.grad.tolist() == [[1, 1, 0, 0]]  # the network itself is as it was
+    assert smoothed(nn.Sequential(nn.Linear(4, 2))) is None

@@ -7,7 +7,9 @@ parameter-free attacks", ICML 2020, https://arxiv.org/abs/2003.01690
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +129,7 @@ def spearhead(
     """The part of a worst case that finds nearly all of it: short climbs of APGD, first away from the truth, then at a target.
 
     It costs a fraction of AutoAttack, whose first two climbs it shortens; what it misses has to be measured on the model at
-    hand.
+    hand. Where the model's own gradient jumps and a smooth one is known (`Victim.smooth`), that one is climbed as well.
 
     Args:
         model: images `(B, C, H, W)` to logits `(B, A)`, in evaluation mode, or a `Victim`.
@@ -142,11 +144,20 @@ def spearhead(
     Raises:
         ImageError, LabelError, ModelError, SettingsError: see `Problem.of`.
     """
+    victim = Victim.of(model)
     attempts: list[Attempt] = [
         partial(apgd, steps=steps, objective=objective),
         partial(apgd, steps=steps, targets=targets, objective=dlr),
     ]
-    return worst_case(model, x, goal, allowed, attempts, until=until, generator=generator)
+    if victim.smooth is not None:
+        attempts.append(partial(_smoothly, steps=steps, objective=objective))
+    return worst_case(victim, x, goal, allowed, attempts, until=until, generator=generator)
+
+
+def _smoothly(victim: Victim, *problem: Any, **settings: Any) -> AttackResult:
+    """APGD along the smooth gradient."""
+    assert victim.smooth is not None
+    return apgd(replace(victim, propose=victim.smooth), *problem, **settings)
 
 
 def _unharmed(problem: Problem) -> AttackResult:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from antivenom.errors import SettingsError
 from antivenom.models.classifier import check_ready
+from antivenom.models.kwta import smoothed
 from antivenom.models.small_maps import on_small_maps
 
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) to answers (B, A)
@@ -42,6 +43,7 @@ class Victim:
         batch: images to keep in flight.
         execution: how `propose` runs, as a record says it.
         oddities: what masks gradients, by name, where an attack has already looked; None: nobody has.
+        smooth: answers like the judge, with gradients of a stand-in where the judge's own jump; None: none is known.
     """
 
     judge: Forward
@@ -49,6 +51,7 @@ class Victim:
     batch: int = BATCH
     execution: str = AS_GIVEN
     oddities: Mapping[str, bool] | None = None
+    smooth: Forward | None = None
 
     @staticmethod
     def of(model: Forward | Victim) -> Victim:
@@ -59,9 +62,10 @@ class Victim:
         """
         if isinstance(model, Victim):
             return model
-        if isinstance(model, nn.Module):
-            check_ready(model)
-        return Victim(model, model)
+        if not isinstance(model, nn.Module):
+            return Victim(model, model)
+        check_ready(model)
+        return Victim(model, model, smooth=smoothed(model))
 
     @property
     def untwinned(self) -> Victim:
@@ -86,12 +90,14 @@ def accelerate(model: nn.Module, like: Tensor, *, batch: int = BATCH) -> Victim:
     """
     check_ready(model)
     like = like[torch.arange(batch, device=like.device) % len(like)]
-    truth, best = _gradients(model, like), (_seconds(model, like), Victim(model, model, batch))
+    plain = Victim(model, model, batch, smooth=smoothed(model))
+    truth, best = _gradients(model, like), (_seconds(model, like), plain)
     for execution in TWINS:
         twin = _tried(TWINS[execution], model, like)
         if twin is None or not _agrees(twin, like, truth):
             continue
-        best = min(best, (_seconds(twin, like), Victim(model, twin, batch, execution)), key=lambda pair: pair[0])
+        found = replace(plain, propose=twin, execution=execution)
+        best = min(best, (_seconds(twin, like), found), key=lambda pair: pair[0])
     return best[1]
 
 
@@ -103,12 +109,13 @@ def execute(model: nn.Module, like: Tensor, execution: str, *, batch: int = BATC
         ModelError: the model is in training mode.
     """
     check_ready(model)
+    plain = Victim(model, model, batch, smooth=smoothed(model))
     if execution == AS_GIVEN:
-        return Victim(model, model, batch)
+        return plain
     twin = _tried(TWINS[execution], model, like) if execution in TWINS else None
     if twin is None:
         raise SettingsError(f"this model cannot be run as {execution!r} here; there are {', '.join((AS_GIVEN, *TWINS))}")
-    return Victim(model, twin, batch, execution)
+    return replace(plain, propose=twin, execution=execution)
 
 
 def _tried(make: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, like: Tensor) -> nn.Module | None:

@@ -9,6 +9,8 @@ Example Defenses", NeurIPS 2020, https://arxiv.org/abs/2002.08347).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +40,13 @@ class KWinners(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values `(B, ...)` to the same, 0 where they lost."""
+        return x.masked_fill(x < self.least(x), 0.0)
+
+    def least(self, x: Tensor) -> Tensor:
+        """The smallest value of each image that is kept, to be compared with `(B, ...)`."""
         values = x.detach().flatten(1)
         k = max(1, int(self.ratio * values.shape[1]))
-        least = values.topk(k, sorted=False).values.amin(1)
-        return x.masked_fill(x < least.reshape(-1, *[1] * (x.ndim - 1)), 0.0)
+        return values.topk(k, sorted=False).values.amin(1).reshape(-1, *[1] * (x.ndim - 1))
 
     def get_extra_state(self) -> Tensor:
         """The ratio, in double precision: rounded, it could move k."""
@@ -54,6 +59,35 @@ class KWinners(nn.Module):
     def extra_repr(self) -> str:
         """The ratio, as `str` shows it."""
         return f"ratio={self.ratio}"
+
+
+class _Smooth(KWinners):
+    """The same answer, with a gradient that passes to losers too, the less the farther they are from winning."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values `(B, ...)` to the same, 0 where they lost."""
+        values, least = x.detach(), self.least(x)
+        spread = values.flatten(1).std(1).clamp_min(1e-12).reshape(least.shape)
+        soft = x * torch.sigmoid((values - least) / spread)
+        return soft + (values.masked_fill(values < least, 0.0) - soft).detach()
+
+
+def smoothed(network: nn.Module) -> nn.Module | None:
+    """A copy that answers alike and has a gradient to climb: a value that did not win counts by how nearly it would have.
+
+    Who wins changes with every step, so what the winners alone say of the next step is worth little; here the gradient is as
+    if each value had won by a chance that falls off over one standard deviation of its map (a backward pass that stands in,
+    as Athalye, Carlini, Wagner, ICML 2018, https://arxiv.org/abs/1802.00420, do for what has no gradient).
+
+    Returns:
+        The copy, whose weights take no gradient; None: there are no k-winners layers.
+    """
+    if not _layers(network):
+        return None
+    twin = copy.deepcopy(network).requires_grad_(False)
+    for layer in _layers(twin).values():
+        layer.__class__ = _Smooth
+    return twin
 
 
 def set_ratio(network: nn.Module, ratio: float) -> None:
