@@ -66,6 +66,18 @@ def test_a_guard_is_one_file_that_says_what_it_promises(typed, trained, tmp_path
     assert [watch.name for watch in load_guard(path).watches] == ["gaussian", "energy"]
 
 
+def test_detectors_read_the_layers_that_they_are_told_to(typed, trained, tmp_path):
+    path = tmp_path / "guard.safetensors"
+    options = ("--detectors", "gaussian:layer2,mahalanobis:stages,energy", "--rate", "0.6", "--output", path)
+    code, _, err = typed("guard", "fit", "--model", trained, *PHANTOMS, *options)
+    assert code == 0, err
+    read = {watch.name: watch.detector.layers for watch in load_guard(path).watches}
+    assert read["gaussian"] == ("layer2",)
+    assert read["energy"] == ()
+    assert read["mahalanobis"][-1] == "features"
+    assert {"layer1", "layer2", "layer3"} <= set(read["mahalanobis"])
+
+
 def test_images_are_judged_and_what_cannot_be_read_is_named(typed, guard, scans, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing")
@@ -127,10 +139,10 @@ def test_a_guard_is_tried_and_the_report_tells(typed, guard, tmp_path):
     [
         (("fit", "-m", "MODEL", *PHANTOMS, "-o", "guard.pt"), "a guard is a .safetensors file"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "magic", "-o", "g.safetensors"), "no detector 'magic'"),
-        (
-            ("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "mahalanobis", "--layers", "layer9", "-o", "g.safetensors"),
-            "layer9",
-        ),
+        (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "mahalanobis:layer9", "-o", "g.safetensors"), "layer9"),
+        (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "energy:layer1", "-o", "g.safetensors"), "reads no layer"),
+        (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "gaussian:layer1+layer2", "-o", "g.safetensors"), "reads one layer"),
+        (("fit", "-m", "MODEL", *PHANTOMS, "--detectors", "energy,energy", "-o", "g.safetensors"), "names energy twice"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--decides", "energy", "-o", "g.safetensors"), "energy"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--rate", "0.001", "-o", "g.safetensors"), "too few"),
         (("fit", "-m", "MODEL", *PHANTOMS, "--rate", "2", "-o", "g.safetensors"), "between 0 and 1"),

@@ -21,6 +21,7 @@ from antivenom.cli.device import chosen_device
 from antivenom.data.datasets import DATASETS
 from antivenom.data.imageset import ImageSet
 from antivenom.data.reading import read_image, resize
+from antivenom.detection.reading import FEATURES
 from antivenom.detection.table import DETECTORS
 from antivenom.detection.table import row as detector
 from antivenom.errors import DataError, ImageError, NotMeasuredError, SettingsError
@@ -28,7 +29,7 @@ from antivenom.evaluation.baseline import kept_baseline
 from antivenom.evaluation.beside import ensure_audit
 from antivenom.evaluation.detection import Examination, examine
 from antivenom.evaluation.guarding import fit_on
-from antivenom.evaluation.reasons import give_reasons
+from antivenom.evaluation.reasons import give_reasons, stages
 from antivenom.evaluation.run import Progress
 from antivenom.evaluation.trials import Trial, adaptive, naive, natural, unseen
 from antivenom.guard.files import load_guard, read_guard_card, save_guard
@@ -40,10 +41,9 @@ from antivenom.models.classifier import Classifier
 from antivenom.models.weights import load
 from antivenom.records.detection import HOME, Detection
 from antivenom.report.write import write_report
-from antivenom.task import Task
 from antivenom.threat.card import number
 
-ALL, NONE = "all", "none"
+ALL, NONE, STAGES = "all", "none", "stages"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom", ".ima", ""})
 MOST_FILES = 100_000  # of one call
 
@@ -57,7 +57,6 @@ class Fit:
 
     detectors: str
     decides: str | None
-    layers: str | None
     rate: float
     confidence: float | None
     coverage: float
@@ -69,14 +68,19 @@ class Fit:
         """What decides."""
         return Policy(self.rate, _names(self.decides) if self.decides else None, self.confidence, self.single)
 
-    def chosen(self, task: Task) -> dict[str, tuple[str, ...]]:
-        """The layers of each detector; of all those that go with the task."""
-        names = _names(self.detectors)
-        if names == (ALL,):
-            names = tuple(name for name, row in DETECTORS.items() if row.multilabel in {None, task.multilabel})
-        rows = {name: detector(name) for name in names}
-        several = _names(self.layers) if self.layers else None
-        return {name: several if several and row.several else row.layers for name, row in rows.items()}
+    def chosen(self, model: Classifier, data: ImageSet) -> dict[str, tuple[str, ...]]:
+        """The layers of each detector; of all detectors those that go with the task."""
+        asked = _names(self.detectors)
+        if asked == (ALL,):
+            asked = tuple(name for name, row in DETECTORS.items() if row.multilabel in {None, model.task.multilabel})
+        found: dict[str, tuple[str, ...]] = {}
+        for text in asked:
+            name, _, layers = text.partition(":")
+            if name in found:
+                raise SettingsError(f"--detectors names {name} twice; each can be there once, with layers as in {name}:layer2")
+            own = tuple(layer.strip() for layer in layers.split("+")) if layers else detector(name).layers
+            found[name] = (*stages(model, data[0].image[None]), FEATURES) if own == (STAGES,) else own
+        return found
 
 
 def fit(model: str, wanted: Wanted, output: Path, asked: Fit, *, device: str | None) -> None:
@@ -91,7 +95,7 @@ def fit(model: str, wanted: Wanted, output: Path, asked: Fit, *, device: str | N
             classifier,
             data,
             readings,
-            detectors=asked.chosen(data.task),
+            detectors=asked.chosen(classifier, data),
             policy=asked.policy,
             coverage=asked.coverage,
             seed=asked.seed,

@@ -30,14 +30,15 @@ def fit(
     split_file: SplitFile = None,
     download: Download = False,
     detectors: Annotated[
-        str, typer.Option("--detectors", help="One or several, parted by commas: gaussian, mahalanobis, energy, ...; or all.")
+        str,
+        typer.Option(
+            "--detectors",
+            help="One or several, parted by commas: gaussian, energy, ...; or all. Layers behind a colon: gaussian:layer2, "
+            "mahalanobis:layer1+layer2, mahalanobis:stages.",
+        ),
     ] = "gaussian",
     decides: Annotated[
         str | None, typer.Option("--decides", help="Those of the detectors that reject; else all share the false-alarm rate.")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option("--layers", help="What detectors of several layers read, such as layer2,layer3,features; else their own."),
     ] = None,
     rate: Annotated[float, typer.Option("--rate", help="Share of clean images that may be rejected.")] = 0.05,
     confidence: Annotated[
@@ -64,7 +65,7 @@ def fit(
     from antivenom.cli import guard as command
     from antivenom.cli.audit import Wanted
 
-    asked = command.Fit(detectors, decides, layers, rate, confidence, coverage, not always_answer, seed)
+    asked = command.Fit(detectors, decides, rate, confidence, coverage, not always_answer, seed)
     command.fit(model, Wanted(data, root, label, size, count, split_file, download), output, asked, device=device)
 
 
