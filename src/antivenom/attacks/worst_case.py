@@ -27,7 +27,6 @@ from antivenom.threat.objectives import Objective, dlr, log_odds
 from antivenom.threat.perturbations import L2, Linf, PerturbationSet
 from antivenom.threat.sparse import L0, L1
 
-FIRST_SHARE = 0.8  # of the image, in the first squares of every norm (the authors' code)
 Attempt = Callable[..., AttackResult]  # called as every attack is, its settings already given
 
 
@@ -110,7 +109,7 @@ def autoattack(
         partial(fab, steps=steps, targets=targets),
     ]
     if not isinstance(allowed, L1):
-        attempts.append(partial(square, queries=queries, share=FIRST_SHARE))
+        attempts.append(partial(square, queries=queries))
     return worst_case(model, x, goal, allowed, attempts, until=until, generator=generator)
 
 
