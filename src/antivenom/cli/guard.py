@@ -215,6 +215,7 @@ class Trials:
     adaptive: str | None
     steps: int
     supervised: str
+    unseen: bool
     natural: bool
     why: bool
     images: int
@@ -223,11 +224,11 @@ class Trials:
     def order(self, guard: Guard, data: ImageSet) -> Examination:
         """The trials that these options name."""
         white, black = _size("--epsilon", self.epsilon), _size("--black-epsilon", self.black_epsilon)
-        short = max(1, self.steps // 10)
-        trials = [*naive(epsilon=white, steps=short)]
+        trials = [*naive(epsilon=white)]
         if self.surrogate:
-            trials += naive(epsilon=black, steps=short, made_on="surrogate")
-        trials += unseen(epsilon=white)
+            trials += naive(epsilon=black, made_on="surrogate")
+        if self.unseen:
+            trials += unseen(epsilon=white)
         attacked = self._attacked(guard)
         names = [watch.name for watch in guard.watches]
         deciding = [name for name, decides in zip(names, guard.policy.deciding(names), strict=True) if decides]

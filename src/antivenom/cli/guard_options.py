@@ -115,10 +115,13 @@ def audit(
     adaptive: Annotated[
         str | None, typer.Option("--adaptive", help="Detectors to attack knowingly: names parted by commas, all, or none.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Of adaptive attacks; a tenth of it of those of li2020.")] = 100,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of attacks that know a detector; the others take ten.")] = 100,
     supervised: Annotated[
         str, typer.Option("--supervised", help="Attack that a supervised detector learns from, to compare with; or none.")
     ] = "fgsm",
+    unseen: Annotated[
+        bool, typer.Option("--unseen/--no-unseen", help="Try attacks of other families: least change, and answers alone.")
+    ] = True,
     natural: Annotated[bool, typer.Option("--natural/--no-natural", help="Try what scanners do without an adversary.")] = True,
     why: Annotated[
         bool,
@@ -142,5 +145,7 @@ def audit(
     from antivenom.cli import guard as command
     from antivenom.cli.audit import Wanted
 
-    asked = command.Trials(surrogate, others, epsilon, black_epsilon, adaptive, steps, supervised, natural, why, images, seed)
+    asked = command.Trials(
+        surrogate, others, epsilon, black_epsilon, adaptive, steps, supervised, unseen, natural, why, images, seed
+    )
     command.audit(guard, Wanted(data, root, label, size, count, split_file, download), output, asked, device=device)
