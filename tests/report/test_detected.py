@@ -12,7 +12,8 @@ from tests.runs import CHEST, FINDINGS, Run, write_run
 from antivenom.errors import RecordsError
 from antivenom.records.audit import Audit
 from antivenom.records.detection import Detection
-from antivenom.report.detected import detected_of, unmeasured
+from antivenom.report.detected import detected_of
+from antivenom.report.detected_words import unmeasured
 from antivenom.report.figures import Ledger
 from antivenom.report.write import write_report
 

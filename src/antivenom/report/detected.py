@@ -8,35 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from antivenom.errors import NotMeasuredError
 from antivenom.metrics.intervals import Estimate
-from antivenom.records.detection import Accepted, Detection, Passed
-from antivenom.records.plan import size
+from antivenom.records.detection import Accepted, Detection
 from antivenom.records.trials import CLEAN_ROW, HELD_OUT, TrialRow, WatchRow
-from antivenom.report import words
 from antivenom.report.charts import Chart
+from antivenom.report.detected_words import (
+    GUARD,
+    called,
+    main_passed,
+    passed_at,
+    sentences_of,
+    size_told,
+    stopped,
+    told,
+    warnings_of,
+)
 from antivenom.report.detection_charts import BarChart, bar_chart, histogram_chart, risk_chart, roc_chart
 from antivenom.report.figures import Figure, Ledger, plain_number
 from antivenom.report.li2020 import Paper, paper_of
 from antivenom.report.reasons import WORKS as WORKS_ON_REASONS
-from antivenom.report.reasons import Why, unreasoned, why_of
+from antivenom.report.reasons import Why, why_of
 
 RATE = 0.05  # of false alarms at which attacks are told
 MOST = 5  # lines in a chart that can be told apart
-SURE, WEAK = 0.9, 0.5  # a detector that notices so much, and an attacker who knows it and gets past with so little, do not fit
-GUARD = "the guard"
-NAMES = {
-    "fgsm": "FGSM",
-    "bim": "BIM",
-    "pgd": "PGD",
-    "mim": "MIM",
-    "ddn": "DDN",
-    "deepfool": "DeepFool",
-    "square": "Square",
-    "noise": "Random noise",
-    "orthogonal_pgd": "Orthogonal PGD",
-    "feature_matching": "Feature matching",
-}
 WORKS = (
     (
         "Gaussian of features",
@@ -223,12 +217,12 @@ def detected_of(found: Detection | None, ledger: Ledger) -> Detected | None:
     kept = tuple(_kept(found, ledger, judge, shown.name))
     why = why_of(found, ledger)
     return Detected(
-        tuple(_sentences(found, ledger, judge)),
-        tuple(_warnings(found)),
+        tuple(sentences_of(found, ledger, judge)),
+        tuple(warnings_of(found)),
         str(found.asked.get("policy", "")),
         len(found.groups),
         len(found.splits[HELD_OUT]),
-        _called(found, judge),
+        called(found, judge),
         shown.title,
         tuple(watch.title for watch in found.watches),
         f"{100 * RATE:g} %",
@@ -252,96 +246,6 @@ def detected_of(found: Detection | None, ledger: Ledger) -> Detected | None:
             *((watch.title, watch.paper, watch.url) for watch in found.watches if watch.paper),
         ),
     )
-
-
-def unmeasured(found: Detection | None) -> Iterator[str]:
-    """What the examination asked for and did not measure yet."""
-    if found is None:
-        return
-    for (number, split), (done, wanted) in found.progress.items():
-        if not found.measured(number, split):
-            row = found.rows[number]
-            what = f"unchanged images of ‘{split}’" if number == 0 else _told(row, row.threat)
-            yield f"Detection, {what}: {done:,} of {wanted:,} images are measured; no figure of it is stated."
-    if not any(row.adaptive for row in found.rows):
-        yield "Detection under an attacker who knows the detector: none was asked for. Those who do not know it are no bound."
-    yield from unreasoned(found)
-
-
-# -- sentences ---------------------------------------------------------------------------------------------------------
-
-
-def _sentences(found: Detection, ledger: Ledger, judge: str | None) -> Iterator[str]:
-    who = _called(found, judge)
-    alarms = ledger.note_detection("false alarms", found.alarms(judge), CLEAN_ROW, who).estimate
-    yield _opening(found, judge, who, alarms)
-    rows = [row for row in found.rows if row.naive and found.measured(row.number)]
-    if rows:
-        seen = [(found.noticed(row.number, judge), row) for row in rows]
-        ordered = sorted(((share, row) for share, row in seen if share.measured), key=lambda pair: pair[0].value)
-        if ordered:
-            (low, least), (high, most) = ordered[0], ordered[-1]
-            yield (
-                f"Of all the images that an attack which does not know it changed, whether that turned an answer or not, {who} "
-                f"flags between {words.percent(low)} ({_told(least, least.threat)}) and {words.percent(high)} "
-                f"({_told(most, most.threat)})."
-            )
-    kept = found.accepted(0, judge)
-    everything = found.accepted(0, judge, all_=True)
-    things = "decisions about them" if found.task.multilabel else "them"
-    yield (
-        f"What it costs: {words.percent(kept.coverage)} of the unchanged images are let through. Of {things} "
-        f"{words.percent(kept.accuracy)} are right; of all it would be {words.percent(everything.accuracy)}."
-    )
-    yield (
-        "A detector is worth what is left of it once it is known: whoever can read the weights of the model can read those of "
-        "the detector beside it. Shares noticed of attackers who know nothing are no bound for any who do."
-    )
-
-
-def _opening(found: Detection, judge: str | None, who: str, alarms: Estimate) -> str:
-    """The bottom line: at which false-alarm rate how much is stopped, without and with knowledge of the detector."""
-    at = f"At {words.percent(alarms)} false alarms on unchanged test images (95 % interval {_ends(alarms)})"
-    passed, where = _main_passed(found, judge)
-    if passed is None:
-        whom = "all of its detectors" if judge is None and len(found.deciding) > 1 else "it"
-        return (
-            f"{at}, what {who} stops of an attacker who knows it cannot be said: none who knows {whom} was measured. What "
-            "follows is about attackers who do not, and no bound for those who do."
-        )
-    naive, knowing = _stopped(passed.naive_evasion), _stopped(passed.evasion)
-    past = f"{words.of_hundred(knowing)} (95 % interval {words.interval_of_hundred(knowing)})"
-    unaware = f"{words.of_hundred(naive)} (95 % interval {words.interval_of_hundred(naive)})" if naive.measured else ""
-    stopped = (
-        f"stops {unaware} of 100 changed answers while the attacker does not know it, and {past} once it is known"
-        if unaware
-        else f"stops {past} of 100 changed answers of an attacker who knows it"
-    )
-    return (
-        f"{at}, {who} {stopped}. The attacks stay within {_size(*where)} and change the answers about "
-        f"{words.percent(passed.overturned)} of the images, noticed or not; each image meets the worst of what was tried."
-    )
-
-
-def _warnings(found: Detection) -> Iterator[str]:
-    """Signs that the attackers who know a detector are weaker than they should be."""
-    for watch in found.watches:
-        for where in found.sizes:
-            passed = _passed(found, watch.name, where)
-            if passed is None or not passed.adaptive_evasion.measured:
-                continue
-            seen = [found.noticed(row.number, watch.name).value for row in found.unknowing(where) if row.until == "spent"]
-            share = words.percent(passed.adaptive_evasion)
-            if passed.naive_evasion.measured and passed.adaptive_evasion.value < passed.naive_evasion.value:
-                yield (
-                    f"{watch.title}: attackers who know it get past with {share} of the changed answers, those who do not "
-                    f"with {words.percent(passed.naive_evasion)}. Knowledge cannot harm: these attacks are too weak."
-                )
-            elif seen and min(seen) >= SURE and passed.adaptive_evasion.value < WEAK:
-                yield (
-                    f"{watch.title}: attackers who know it get past with {share} of the changed answers only. Until stronger "
-                    "ones were tried, that says more of these attacks than of the detector."
-                )
 
 
 def _classes_kept(found: Detection, judge: str | None) -> str:
@@ -368,16 +272,16 @@ def _detector(found: Detection, ledger: Ledger, watch: WatchRow) -> DetectorLine
         if not seen:
             return None, ""
         share, row = min(seen, key=lambda pair: pair[0].value)
-        return ledger.note_detection("noticed", share, row, part), _told(row, row.threat)
+        return ledger.note_detection("noticed", share, row, part), told(row, row.threat)
 
     weakest, name = least(naive)
-    passed, where = _main_passed(found, watch.name)
-    stopped: tuple[Figure | None, Figure | None] = (None, None)
+    passed, where = main_passed(found, watch.name)
+    both: tuple[Figure | None, Figure | None] = (None, None)
     if passed is not None:
         row = next(row for row in found.knowing(watch.name, where))
         said = ("stopped of changed answers, detector not known", "stopped of changed answers, detector known")
-        shares = (_stopped(passed.naive_evasion), _stopped(passed.evasion))
-        stopped = tuple(_worst(ledger, text, share, row, part) for text, share in zip(said, shares, strict=True))  # type: ignore[assignment]
+        shares = (stopped(passed.naive_evasion), stopped(passed.evasion))
+        both = tuple(_worst(ledger, text, share, row, part) for text, share in zip(said, shares, strict=True))  # type: ignore[assignment]
     traits = ["decides"] if watch.decides else ["compared only" if watch.baseline else "watches only"]
     traits += [] if watch.differentiable else ["no gradient"]
     return DetectorLine(
@@ -389,7 +293,7 @@ def _detector(found: Detection, ledger: Ledger, watch: WatchRow) -> DetectorLine
         weakest,
         name,
         least(carried)[0],
-        *stopped,
+        *both,
     )
 
 
@@ -400,7 +304,7 @@ def _attacks(found: Detection, ledger: Ledger) -> Iterator[TrialBlock]:
         rows = [row for row in found.rows if getattr(row, trait) and found.measured(row.number)]
         for where in dict.fromkeys(row.size for row in rows):
             mine = tuple(_trial(found, ledger, row) for row in rows if row.size == where)
-            yield TrialBlock(f"{title}, {_size(*where)}", mine)
+            yield TrialBlock(f"{title}, {size_told(*where)}", mine)
 
 
 def _trial(found: Detection, ledger: Ledger, row: TrialRow) -> TrialLine:
@@ -411,7 +315,7 @@ def _trial(found: Detection, ledger: Ledger, row: TrialRow) -> TrialLine:
         for watch in found.watches
     )
     overturned = ledger.note_detection("answers changed", found.success(row.number), row, "no detector")
-    return TrialLine(_told(row), overturned, tuple(noticed), row.control)
+    return TrialLine(told(row), overturned, tuple(noticed), row.control)
 
 
 def _knowing(found: Detection, ledger: Ledger) -> Iterator[KnowingBlock]:
@@ -419,7 +323,7 @@ def _knowing(found: Detection, ledger: Ledger) -> Iterator[KnowingBlock]:
     names = [*(watch.name for watch in found.watches), *([None] if len(found.deciding) > 1 else [])]
     for where in found.sizes:
         for name in names:
-            passed = _passed(found, name, where)
+            passed = passed_at(found, name, where)
             if passed is None:
                 continue
             title = found.watch(name).title if name else GUARD
@@ -433,12 +337,12 @@ def _knowing(found: Detection, ledger: Ledger) -> Iterator[KnowingBlock]:
                 None,
                 True,
             )
-            yield KnowingBlock(f"{title}, {_size(*where)}", (worst, *lines))
+            yield KnowingBlock(f"{title}, {size_told(*where)}", (worst, *lines))
 
 
 def _knowing_line(found: Detection, ledger: Ledger, row: TrialRow, name: str | None, part: str) -> KnowingLine:
     return KnowingLine(
-        _told(row),
+        told(row),
         ledger.note_detection("answers changed", found.success(row.number), row, "no detector"),
         ledger.note_detection("changed and unnoticed", found.unnoticed(row.number, name), row, part),
         ledger.note_detection("noticed", found.noticed(row.number, name), row, part),
@@ -448,7 +352,7 @@ def _knowing_line(found: Detection, ledger: Ledger, row: TrialRow, name: str | N
 
 def _alarms(found: Detection, ledger: Ledger, judge: str | None) -> Iterator[AlarmBlock]:
     """Alarms where nobody attacks."""
-    who = _called(found, judge)
+    who = called(found, judge)
 
     def block(name: str, shares: dict[str, Estimate], kind: str) -> AlarmBlock:
         lines = (
@@ -477,7 +381,7 @@ def _natural(found: Detection, ledger: Ledger, judge: str | None) -> Natural | N
         row = by_place.get((name, level))
         if row is None:
             return None
-        return ledger.note_detection("flagged", found.alarms(judge, number=row.number), row, _called(found, judge))
+        return ledger.note_detection("flagged", found.alarms(judge, number=row.number), row, called(found, judge))
 
     names = dict.fromkeys(row.attack for row in rows)
     lines = tuple(NaturalLine(name.replace("_", " "), tuple(figure(name, level) for level in levels)) for name in names)
@@ -486,7 +390,7 @@ def _natural(found: Detection, ledger: Ledger, judge: str | None) -> Natural | N
 
 def _kept(found: Detection, ledger: Ledger, judge: str | None, shown: str) -> Iterator[KeptLine]:
     """The model on what is let through: of clean images, and of attacks that know nothing, mixed with the same unchanged."""
-    who = _called(found, judge)
+    who = called(found, judge)
     for row in (CLEAN_ROW, *(row for row in found.rows if row.naive and row.until == "spent" and found.measured(row.number))):
         kept, everything = found.accepted(row.number, judge), found.accepted(row.number, judge, all_=True)
         if not everything.accuracy.measured:
@@ -497,7 +401,7 @@ def _kept(found: Detection, ledger: Ledger, judge: str | None, shown: str) -> It
 
         area, curve = found.risk_coverage_area(row.number, shown), found.risk_coverage(row.number, shown)
         yield KeptLine(
-            "Unchanged images alone" if row.number == 0 else f"{_told(row, row.threat)}, and unchanged",
+            "Unchanged images alone" if row.number == 0 else f"{told(row, row.threat)}, and unchanged",
             note("coverage", kept.coverage),
             note("accuracy of all", everything.accuracy),
             note("accuracy of images let through", kept.accuracy),
@@ -522,18 +426,18 @@ def _bars(found: Detection) -> BarChart | None:
     kinds = (("changed at all", "noise"), ("unnoticed, detector not known", "s0"), ("unnoticed, detector known", "harm"))
     rows = []
     for watch in found.watches:
-        passed, _ = _main_passed(found, watch.name)
+        passed, _ = main_passed(found, watch.name)
         if passed is not None:
             rows.append((watch.title, (passed.overturned, passed.naive, passed.known)))
     if not rows:
         return None
-    where = _main_passed(found, next(w.name for w in found.watches if _main_passed(found, w.name)[0]))[1]
-    return bar_chart("detected-bars", f"What gets past, {_size(*where)}", kinds, rows, "answers changed, % of images")
+    where = main_passed(found, next(w.name for w in found.watches if main_passed(found, w.name)[0]))[1]
+    return bar_chart("detected-bars", f"What gets past, {size_told(*where)}", kinds, rows, "answers changed, % of images")
 
 
 def _scores(found: Detection, shown: WatchRow) -> Chart | None:
     """How the scores of unchanged images lie, and of attacks made without and with knowledge of the detector."""
-    naive, passed = _strongest(found), _main_passed(found, shown.name)
+    naive, passed = _strongest(found), main_passed(found, shown.name)
     knowing = found.knowing(shown.name, passed[1])[:1] if passed[0] else ()
     rows = [*((row, "s0") for row in naive[:1]), *((row, "worst") for row in knowing)]
     if not rows:
@@ -547,7 +451,7 @@ def _scores(found: Detection, shown: WatchRow) -> Chart | None:
 
 def _curves(found: Detection, shown: WatchRow) -> Iterator[Chart]:
     """ROC curves of the detector shown for several attacks, and of several detectors for the strongest."""
-    naive, passed = _strongest(found), _main_passed(found, shown.name)
+    naive, passed = _strongest(found), main_passed(found, shown.name)
     knowing = found.knowing(shown.name, passed[1])[:1] if passed[0] else ()
     first = sorted(naive[: MOST - len(knowing)], key=lambda row: row.number)
     rows = [*((row, f"s{i}") for i, row in enumerate(first)), *((row, "worst") for row in knowing)]
@@ -556,19 +460,19 @@ def _curves(found: Detection, shown: WatchRow) -> Iterator[Chart]:
         yield roc_chart("detected-roc", f"ROC of {shown.title}", curves)
     if naive and len(found.watches) > 1:
         each = [(watch.title, f"s{i}", *found.roc(naive[0].number, watch.name)) for i, watch in enumerate(_first(found))]
-        yield roc_chart("detected-roc-each", f"ROC by detector, {_told(naive[0], naive[0].threat)}", each)
+        yield roc_chart("detected-roc-each", f"ROC by detector, {told(naive[0], naive[0].threat)}", each)
 
 
 def _risks(found: Detection) -> Iterator[Chart]:
     """What is right of the images kept: of unchanged ones alone, and mixed with those of the strongest attack."""
     for row in (CLEAN_ROW, *_strongest(found)[:1]):
         curves = [(watch.title, f"s{i}", found.risk_coverage(row.number, watch.name)) for i, watch in enumerate(_first(found))]
-        name = "Unchanged images alone" if row.number == 0 else f"{_told(row, row.threat)}, and as many unchanged"
+        name = "Unchanged images alone" if row.number == 0 else f"{told(row, row.threat)}, and as many unchanged"
         yield risk_chart(f"detected-risk-{row.number}", name, curves)
 
 
 def _curve_name(row: TrialRow) -> str:
-    return _told(row) + (", detector known" if row.adaptive else "")
+    return told(row) + (", detector known" if row.adaptive else "")
 
 
 def _first(found: Detection) -> list[WatchRow]:
@@ -588,60 +492,5 @@ def _strongest(found: Detection) -> list[TrialRow]:
 # -- joins -------------------------------------------------------------------------------------------------------------
 
 
-def _passed(found: Detection, detector: str | None, where: tuple[str, float]) -> Passed | None:
-    try:
-        return found.passed(detector, where)
-    except NotMeasuredError:
-        return None
-
-
-def _main_passed(found: Detection, detector: str | None) -> tuple[Passed | None, tuple[str, float]]:
-    """What gets past a detector at the first size at which attackers who know it were measured."""
-    for where in found.sizes:
-        passed = _passed(found, detector, where)
-        if passed is not None and passed.evasion.measured:
-            return passed, where
-    return None, ("", 0.0)
-
-
 def _worst(ledger: Ledger, quantity: str, share: Estimate, row: TrialRow, part: str) -> Figure:
     return ledger.note_worst(quantity, share, "another answer than the model's own", row.threat, row.epsilon, part=part)
-
-
-def _stopped(evasion: Estimate) -> Estimate:
-    e = evasion
-    return Estimate(1 - e.value, 1 - e.high, 1 - e.low, e.n, e.groups, e.method)
-
-
-def _called(found: Detection, judge: str | None) -> str:
-    return GUARD if judge is None else found.watch(judge).title
-
-
-def _size(threat: str, epsilon: float) -> str:
-    """A size as a heading; a limit that nothing can reach is none.
-
-    >>> _size("linf", 0.02), _size("l2", 1e6)
-    ('L∞ 5.1/255', 'L2, as much as it takes')
-    """
-    kind = words.norm(threat)
-    if (kind == "linf" and epsilon >= 1) or (kind in ("l1", "l2", "l0") and epsilon >= 1e5):
-        return f"{words.threat_name(threat)}, as much as it takes"
-    return f"{words.threat_name(threat)} {size(threat, epsilon)}"
-
-
-def _told(row: TrialRow, threat: str = "") -> str:
-    """A trial in a few words: the attack, what tells it from others, and its size where that is asked for.
-
-    >>> from dataclasses import replace
-    >>> _told(replace(CLEAN_ROW, kind="attack", attack="pgd", label="pgd step_size=0.1 until=spent"))
-    'PGD, step size 0.1, until spent'
-    """
-    traits = [trait.replace("_", " ").replace("=", " ") for trait in row.label.removeprefix(row.attack).split()]
-    if row.kind == "corruption":
-        traits = [f"{name} {value}" for name, value in row.settings.items()]
-    name = NAMES.get(row.attack, row.attack.replace("_", " "))
-    return ", ".join([name, *traits, *([_size(threat, row.epsilon)] if threat else [])])
-
-
-def _ends(share: Estimate) -> str:
-    return f"{100 * share.low:.1f} to {100 * share.high:.1f}"

@@ -9,7 +9,7 @@ from antivenom.records.audit import Audit
 from antivenom.records.plan import size
 from antivenom.report import words
 from antivenom.report.attacked import Headline
-from antivenom.report.detected import unmeasured
+from antivenom.report.detected_words import guard_verdict, unmeasured
 from antivenom.report.unchanged import Clean
 
 LIMITS = (
@@ -34,6 +34,9 @@ def verdict_of(audit: Audit, headline: Headline | None) -> str:
     """The report in one sentence."""
     things = "right decisions" if audit.task.multilabel else "right readings"
     if headline is None or not headline.block.worst.success.measured:
+        guarded = guard_verdict(audit.detection)
+        if guarded:
+            return guarded
         return "No attack is measured yet: this page says how the model reads unchanged images, and nothing about robustness."
     turned = headline.block.worst.success.estimate
     if headline.half_turned:
