@@ -18,9 +18,12 @@ import torch
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from antivenom.attacks import ATTACKS
+from antivenom.attacks import ATTACKS, SPENT
+from antivenom.attacks.universal import apply_universal, fit_universal
 from antivenom.data.datasets import load as load_data
+from antivenom.data.imageset import gather
 from antivenom.metrics.intervals import proportion
+from antivenom.models.ensemble import transfer
 from antivenom.models.execution import accelerate
 from antivenom.models.weights import load, read_card
 from antivenom.randomness import Draws, image_keys
@@ -30,6 +33,7 @@ from antivenom.threat.goals import Untargeted
 
 HERE = Path(__file__).parent
 L2_RADIUS = 1.0  # 64 x 64 grey: 4 of 255 levels in a typical pixel
+UNIVERSAL = "universal"
 FAMILIES: dict[str, list[tuple[str, str, float, dict]]] = {
     "gradient": [
         ("fgsm", "linf", 2 / 255, {}),
@@ -71,6 +75,15 @@ FAMILIES: dict[str, list[tuple[str, str, float, dict]]] = {
         ("worst_of", "bias field", 1.0, {"tries": 10}),
         ("parameter_ascent", "bias field", 1.0, {}),
     ],
+    "transfer": [  # gradients of a surrogate, success of the model
+        ("noise", "linf", 8 / 255, {}),
+        ("mim", "linf", 8 / 255, {"steps": 10}),
+        ("di", "linf", 8 / 255, {"steps": 10}),
+        ("ti", "linf", 8 / 255, {"steps": 10}),
+        ("sia", "linf", 8 / 255, {"steps": 10}),
+        (UNIVERSAL, "linf", 8 / 255, {"fitted on": 256}),  # of the model's own gradients
+        ("mim", "linf", 16 / 255, {"steps": 10}),
+    ],
     "worst-case": [
         ("noise", "linf", 2 / 255, {}),
         ("speckle", "linf", 2 / 255, {}),
@@ -87,27 +100,42 @@ def main() -> None:
     parser.add_argument("--data", default="kermany")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--surrogate", type=Path, help="another checkpoint, for the page on transfer")
     parser.add_argument("--family", choices=FAMILIES, action="append")
     asked = parser.parse_args()
     model = load(asked.model).eval()
-    images = load_data(asked.data, asked.root, size=read_card(asked.model)["recipe"]["side"]).split("test")
+    data = load_data(asked.data, asked.root, size=read_card(asked.model)["recipe"]["side"])
+    images = data.split("test")
     x, y, keys, groups = _read_rightly(model, images, asked.images)
     victim = accelerate(model, x[:8])
+    carried = transfer(model, [load(asked.surrogate).eval()]) if asked.surrogate else None
     costs = json.loads((HERE / "costs.json").read_text()) if (HERE / "costs.json").exists() else {}
     for family in asked.family or FAMILIES:
         drawn = []
+        if family == "transfer" and carried is None:
+            print("transfer: no --surrogate is given, so its page stays as it is", flush=True)
+            continue
         for name, threat, epsilon, settings in FAMILIES[family]:
-            row, allowed = ATTACKS[name], perturbation_set(threat, epsilon)
+            allowed, goal, draws = perturbation_set(threat, epsilon), Untargeted(y), Draws.of(0, image_keys(keys))
             began = time.perf_counter()
-            found = row(victim, x, Untargeted(y), allowed, generator=Draws.of(0, image_keys(keys)), **settings)
+            if name == UNIVERSAL:
+                known = gather([data.split("train")[i] for i in range(settings["fitted on"])])
+                delta = fit_universal(victim, known.images, Untargeted(known.targets), allowed, generator=torch.Generator())
+                title, nearest, found = "Universal", False, apply_universal(victim, x, goal, allowed, delta)
+            else:
+                row, title, nearest = ATTACKS[name], ATTACKS[name].title, ATTACKS[name].nearest
+                whom, until = (carried, {"until": SPENT}) if family == "transfer" else (victim, {})
+                found = row(whom, x, goal, allowed, generator=draws, **until, **settings)
             seconds = time.perf_counter() - began
             share = proportion(found.success.numpy().astype(float), np.array(groups))
             sizes = _size(threat, found.x_adv - x)[found.success]
             median = float(sizes.median()) if len(sizes) else None
-            costs.setdefault(family, {})[f"{name}, {threat}, {settings}"] = {
-                "title": row.title,
+            costs.setdefault(family, {})[
+                f"{name}, {threat}, {settings}" + (f", {epsilon:g}" if family == "transfer" else "")
+            ] = {
+                "title": title,
                 "threat": threat,
-                "limit": size(threat, epsilon) if not row.nearest else "none",
+                "limit": size(threat, epsilon) if not nearest else "none",
                 "settings": settings,
                 "fooled": [share.value, share.low, share.high],
                 "n": share.n,
@@ -117,8 +145,8 @@ def main() -> None:
                 "gradients": float(found.gradients.float().mean()),
                 "ms per image": 1000 * seconds / len(x),
             }
-            drawn.append((row.title, threat, found, median))
-            print(f"{family}: {row.title}, {threat}: {share.percent()}, median {median}, {seconds:.1f} s", flush=True)
+            drawn.append((title, threat, found, median))
+            print(f"{family}: {title}, {threat}: {share.percent()}, median {median}, {seconds:.1f} s", flush=True)
         _draw(family, x, y, images.task.classes, model, drawn)
         (HERE / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
         _tabulate(family, costs[family])
