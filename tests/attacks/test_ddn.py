@@ -8,8 +8,10 @@ import torch
 from antivenom.attacks import FOOLED
 from antivenom.attacks.ddn import ddn
 from antivenom.attacks.deepfool import deepfool
+from antivenom.attacks.fmn import fmn
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Untargeted
+from antivenom.threat.objectives import margin
 from antivenom.threat.perturbations import L2
 from antivenom.threat.pixels import Pixels
 from toys import FREE, Affine, Plane, Sphere, small_network
@@ -70,3 +72,20 @@ def test_the_point_that_is_stored_is_the_one_that_is_judged(draws):
     torch.testing.assert_close(255 * found.x_adv, (255 * found.x_adv).round(), rtol=0, atol=1e-3)
     assert found.success.any()
     assert torch.equal(found.success, model(found.x_adv).argmax(1) != model(x).argmax(1))
+
+
+@pytest.mark.parametrize("attack", [ddn, fmn])
+def test_the_class_that_gives_way_first_is_found_though_another_seems_nearer(attack, draws):
+    def model(x):
+        flat = x.flatten(1)
+        return torch.stack([0 * flat[:, 0], 1.2 * flat[:, 0] - 1, 4 * flat[:, 1] - 1.2], 1)  # boundaries at 0.83 and at 0.3
+
+    x = torch.zeros(1, 1, 1, 2)
+
+    def distance(**settings):
+        found = attack(model, x, Untargeted(torch.tensor([0])), L2(math.inf), steps=200, generator=draws.take(torch.tensor([0])), **settings)
+        assert bool(found.success)
+        return float((found.x_adv - x).norm())
+
+    assert distance() == pytest.approx(0.3, abs=0.01)
+    assert distance(objective=margin) == pytest.approx(1 / 1.2, abs=0.02)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from antivenom.threat.goals import Findings, Targeted, Untargeted
-from antivenom.threat.objectives import dlr, log_likelihood, log_odds, margin
+from antivenom.threat.objectives import dlr, in_turn, log_likelihood, log_odds, margin
 
 
 def gradient(objective, goal, answer):
@@ -70,3 +70,11 @@ def test_a_flat_answer_gives_no_nan():
     flat = torch.zeros(1, 4)
     assert dlr(Untargeted(torch.tensor([0])), flat).isfinite().all()
     assert gradient(dlr, Untargeted(torch.tensor([0])), torch.tensor([[1.0, 0.0, 0.0, 0.0]])).isfinite().all()
+
+
+def test_in_turn_is_all_margins_first_and_the_nearest_later():
+    goal, answer = Untargeted(torch.zeros(3, dtype=torch.int64)), torch.tensor([[0.0, -1.0, -1.2]]).expand(3, 3)
+    found = in_turn(torch.tensor([0.0, 0.49, 0.5]))(goal, answer)
+    assert torch.equal(found[:2], log_odds(goal, answer)[:2])
+    assert torch.equal(found[2:], margin(goal, answer)[2:])
+    assert found[0] != found[2]

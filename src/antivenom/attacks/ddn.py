@@ -17,7 +17,7 @@ from antivenom.attacks.result import SPENT, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
-from antivenom.threat.objectives import Objective, margin
+from antivenom.threat.objectives import Objective, in_turn
 from antivenom.threat.perturbations import L2, TINY
 
 LAST_STRIDE = 0.01  # of the first: where the cosine ends (the authors' code)
@@ -33,7 +33,7 @@ def ddn(
     steps: int = 100,
     radius: float | None = None,
     gamma: float = 0.05,
-    objective: Objective = margin,
+    objective: Objective | None = None,
     until: Until = SPENT,
     generator: torch.Generator | Draws,
 ) -> AttackResult:
@@ -49,8 +49,8 @@ def ddn(
             the boundary lies by the image's first gradient (the estimate as in FMN, Pintor et al., NeurIPS 2021): a sphere
             far too large may pass a class by.
         gamma: share by which the radius shrinks or grows at each step.
-        objective: what is climbed. The paper's cross-entropy (`log_odds`) leans towards all other classes at once and ends a
-            few percent farther than the margin to the nearest.
+        objective: what is climbed; `log_odds` is the paper's. None: that first, then the margin to the nearest class, which
+            ends a few percent nearer (`objectives.in_turn`).
         until: `SPENT`, which goes on to nearer points, or `FOOLED`, which takes the first.
         generator: not drawn from; taken so that all attacks are called alike.
 
@@ -68,7 +68,7 @@ class _Walk:
     steps: int
     radius: float | None
     gamma: float
-    objective: Objective
+    objective: Objective | None
 
     @property
     def looks(self) -> int:
@@ -82,7 +82,7 @@ class _Walk:
         shown = problem.as_stored(point)
         if bool((step == self.steps).all()):
             return only_looked(problem, shown, state)
-        met, _, gradient, broken = ascent_direction(problem, shown, self.objective)
+        met, _, gradient, broken = ascent_direction(problem, shown, self.objective or in_turn(step / self.steps))
         pixels = problem.allowed.pixels
         gradient = pixels.passable(pixels.free(gradient), point)
         zero = (gradient == 0).flatten(1).all(1)

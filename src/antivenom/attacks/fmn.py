@@ -18,7 +18,7 @@ from antivenom.attacks.result import SPENT, AttackResult, Until
 from antivenom.models.execution import Forward, Victim
 from antivenom.randomness import Draws
 from antivenom.threat.goals import Goal
-from antivenom.threat.objectives import Objective, margin
+from antivenom.threat.objectives import Objective, in_turn
 from antivenom.threat.perturbations import L2, TINY, Linf, PerturbationSet
 from antivenom.threat.sparse import L0, L1
 
@@ -34,7 +34,7 @@ def fmn(
     steps: int = 100,
     stride: float = 1.0,
     gamma: float = 0.05,
-    objective: Objective = margin,
+    objective: Objective | None = None,
     until: Until = SPENT,
     generator: torch.Generator | Draws,
 ) -> AttackResult:
@@ -50,7 +50,7 @@ def fmn(
         steps: gradients per image; 100 to 1000 in the paper.
         stride: Euclidean length of the first step in units of the range, whatever the norm; it falls along a cosine.
         gamma: share by which the radius first shrinks or grows at each step; it falls along a cosine.
-        objective: what is climbed; the margin in the paper.
+        objective: what is climbed; the margin in the paper. None: all margins first, then the nearest (`objectives.in_turn`).
         until: `SPENT`, which goes on to nearer points, or `FOOLED`, which takes the first.
         generator: not drawn from; taken so that all attacks are called alike.
 
@@ -68,7 +68,7 @@ class _Walk:
     steps: int
     stride: float
     gamma: float
-    objective: Objective
+    objective: Objective | None
 
     @property
     def looks(self) -> int:
@@ -83,7 +83,7 @@ class _Walk:
         shown = problem.as_stored(point)
         if bool((step == self.steps).all()):
             return only_looked(problem, shown, state)
-        met, _, gradient, broken = ascent_direction(problem, shown, self.objective)
+        met, _, gradient, broken = ascent_direction(problem, shown, self.objective or in_turn(step / self.steps))
         pixels = problem.allowed.pixels
         gradient = pixels.passable(pixels.free(gradient), point)
         zero = (gradient == 0).flatten(1).all(1)
