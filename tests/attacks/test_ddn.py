@@ -80,10 +80,10 @@ def test_the_class_that_gives_way_first_is_found_though_another_seems_nearer(att
         flat = x.flatten(1)
         return torch.stack([0 * flat[:, 0], 1.2 * flat[:, 0] - 1, 4 * flat[:, 1] - 1.2], 1)  # boundaries at 0.83 and at 0.3
 
-    x = torch.zeros(1, 1, 1, 2)
+    x, goal, alone = torch.zeros(1, 1, 1, 2), Untargeted(torch.tensor([0])), draws.take(torch.tensor([0]))
 
     def distance(**settings):
-        found = attack(model, x, Untargeted(torch.tensor([0])), L2(math.inf), steps=200, generator=draws.take(torch.tensor([0])), **settings)
+        found = attack(model, x, goal, L2(math.inf), steps=200, generator=alone, **settings)
         assert bool(found.success)
         return float((found.x_adv - x).norm())
 
